@@ -1,0 +1,143 @@
+"""The book's table of contents, the form of its chapters, and its Sphinx extension."""
+
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
+CHAPTER_IDS = [path.relative_to(ROOT / "notebooks").with_suffix("").as_posix() for path in CHAPTERS]
+
+
+@pytest.fixture(scope="module")
+def wmbook():
+    sys.path.insert(0, str(ROOT / "book/_ext"))
+    import wmbook
+
+    yield wmbook
+    sys.path.remove(str(ROOT / "book/_ext"))
+
+
+def _contents() -> list[str]:
+    def files(entry):
+        for key, value in entry.items():
+            if key in ("root", "file"):
+                yield value
+            elif key in ("parts", "chapters", "sections"):
+                for inner in value:
+                    yield from files(inner)
+
+    return list(files(yaml.safe_load((ROOT / "_toc.yml").read_text())))
+
+
+def test_the_contents_list_every_page_once_and_no_other():
+    listed = _contents()
+    assert len(set(listed)) == len(listed)
+    pages = [*(ROOT / "book").rglob("*.md"), *CHAPTERS]
+    assert sorted(listed) == sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in pages)
+
+
+def test_every_module_of_the_library_has_a_page():
+    modules = {
+        path.stem
+        for path in (ROOT / "wmlib").iterdir()
+        if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    assert modules == {path.stem for path in (ROOT / "book/api").glob("*.md")} - {"index"}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=CHAPTER_IDS)
+class TestChapter:
+    def test_starts_with_its_only_title(self, path):
+        notebook = jupytext.read(path, fmt="py:percent")
+        prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        assert prose[0].startswith("# ")
+        titles = re.findall(r"^# ", re.sub(r"```.*?```", "", "\n".join(prose), flags=re.DOTALL), re.MULTILINE)
+        assert len(titles) == 1
+
+    def test_has_short_cells_and_none_that_calls_the_shell(self, path):
+        for cell in jupytext.read(path, fmt="py:percent").cells:
+            if cell.cell_type == "code":
+                assert len(cell.source.splitlines()) <= 20, cell.source
+                assert not re.search(r"^\s*[!%]|\bpip install\b", cell.source, re.MULTILINE), cell.source
+
+    def test_describes_every_figure_in_words(self, path):
+        for cell in jupytext.read(path, fmt="py:percent").cells:
+            if "figure" not in (options := cell.metadata.get("mystnb", {})):
+                continue
+            assert options["figure"].get("caption"), cell.source
+            assert re.fullmatch(r"fig-[\w-]+", options["figure"].get("name", "")), cell.source
+            assert options.get("image", {}).get("alt"), cell.source
+
+    def test_gives_every_figure_a_caption(self, path):
+        for cell in jupytext.read(path, fmt="py:percent").cells:
+            if cell.cell_type == "code" and re.search(r"\bplt\.(subplots|figure)\(", cell.source):
+                assert "figure" in cell.metadata.get("mystnb", {}), cell.source
+
+    def test_refers_to_every_figure(self, path):
+        text = path.read_text()
+        for name in re.findall(r'"name":\s*"(fig-[\w-]+)"', text):
+            assert f"`{name}`" in text, f"the text never refers to {name}; write {{numref}}`{name}`"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<script src="https://cdn.example.org/x.js"></script>',
+        "<script async src=//cdn.example.org/x.js></script>",
+        '<link rel="stylesheet" href="https://fonts.example.org/css">',
+        '<link href="https://fonts.example.org" rel="preconnect">',
+        '<img alt="a > b" src="http://example.org/badge.svg">',
+        '<iframe src="https://example.org"></iframe>',
+        '<style>@import "https://example.org/a.css";</style>',
+        "<style>body { background: url(//example.org/a.png) }</style>",
+        '<script type="module">import x from "https://example.org/x.js"</script>',
+    ],
+)
+def test_a_page_that_would_fetch_from_elsewhere_is_found(wmbook, tmp_path, page):
+    (tmp_path / "page.html").write_text(f"<html><body>{page}</body></html>")
+    (found,) = wmbook.foreign_references(tmp_path)
+    assert "example.org" in found
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<a href="https://example.org">a link</a>',
+        '<script src="../_static/x.js?v=1"></script>',
+        '<link rel="canonical" href="https://example.org/page.html">',
+        '<img src="data:image/png;base64,AA==">',
+        "<pre>&lt;script src=https://example.org&gt; url(https://example.org)</pre>",
+        '<svg xmlns="http://www.w3.org/2000/svg"></svg>',
+    ],
+)
+def test_ordinary_links_are_not_mistaken_for_fetches(wmbook, tmp_path, page):
+    (tmp_path / "page.html").write_text(f"<html><body>{page}</body></html>")
+    assert wmbook.foreign_references(tmp_path) == []
+
+
+def test_the_digest_covers_all_that_the_outputs_depend_on(wmbook, tmp_path):
+    files = ["wmlib/a.py", "wmlib/models/b.py", "requirements.txt", "book/results/c.jsonl"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    seen = {wmbook.digest(tmp_path)}
+    for name in files:
+        (tmp_path / name).write_text("two\n")
+        seen.add(wmbook.digest(tmp_path))
+    assert len(seen) == 1 + len(files)
+    (tmp_path / "README.md").write_text("prose\n")
+    assert wmbook.digest(tmp_path) in seen
+
+
+def test_docstrings_become_what_autodoc_reads(wmbook):
+    lines = ["Step `G` of $G^{-1} g$:", "- one", "- two", "", "```python", "x = 1", "```"]
+    wmbook.markdown_to_rst(None, "function", "f", None, None, lines)
+    text = "\n".join(lines)
+    assert ":math:`G^{-1} g`" in text
+    assert "\n\n- one\n- two\n" in text
+    assert ".. code-block:: python\n\n   x = 1\n" in text

@@ -1,0 +1,134 @@
+import io
+
+import hypothesis.extra.numpy as hnp
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from wmlib import figures
+
+
+@pytest.fixture(autouse=True)
+def restored_style():
+    with mpl.rc_context():
+        yield
+    plt.close("all")
+
+
+def _drawn() -> bytes:
+    fig, ax = plt.subplots()
+    figures.accuracy_curve(ax, [0.01, 0.1, 1.0], [[0.4, 0.5, 0.6], [0.42, 0.5, 0.7]], method="ellipse")
+    ax.set_xlabel("fraction")
+    file = io.BytesIO()
+    fig.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def test_the_same_data_give_the_same_file():
+    figures.use_style()
+    assert _drawn() == _drawn()
+
+
+def test_figures_are_opaque_and_carry_no_fonts():
+    figures.use_style()
+    svg = _drawn().decode()
+    assert figures.GROUND.lower() in svg
+    assert "<text" not in svg
+
+
+def test_the_style_does_not_depend_on_what_was_set_before():
+    figures.use_style()
+    first = _drawn()
+    mpl.rcParams["font.size"] = 30
+    figures.use_style()
+    assert _drawn() == first
+
+
+def test_every_method_has_a_colour_of_its_own():
+    colours = list(figures.METHOD_COLOURS.values())
+    assert len(set(colours)) == len(colours)
+    assert set(figures.METHOD_COLOURS) == {"ellipse", "ellipse, no metric", "none", "concat", "embed", "film"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    hnp.arrays(float, hnp.array_shapes(min_dims=1, max_dims=3, max_side=6), elements=st.floats(-1e3, 1e3)),
+    st.integers(0, 100),
+)
+def test_an_interval_lies_within_the_runs_and_is_repeatable(values, seed):
+    low, high = figures.bootstrap_interval(values, resamples=200, seed=seed)
+    again = figures.bootstrap_interval(values, resamples=200, seed=seed)
+    slack = 1e-9 * (1 + np.abs(values).max())
+    assert (values.min(axis=0) - slack <= low).all()
+    assert (low <= high).all()
+    assert (high <= values.max(axis=0) + slack).all()
+    np.testing.assert_array_equal((low, high), again)
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    draws = rng.normal(size=(20, 2000))  # twenty runs, two thousand experiments
+    low, high = figures.bootstrap_interval(draws, confidence=0.9, resamples=2000)
+    covered = ((low <= 0) & (high >= 0)).mean()
+    assert 0.85 < covered < 0.92  # percentile intervals of few runs are a little narrow
+
+
+def test_an_interval_agrees_with_scipy():
+    from scipy import stats
+
+    values = np.random.default_rng(2).exponential(size=15)
+    low, high = figures.bootstrap_interval(values, resamples=50_000)
+    other = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=50_000, rng=3).confidence_interval
+    np.testing.assert_allclose((low, high), other, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "said"),
+    [
+        ([], {}, "at least one run"),
+        (1.0, {}, "at least one run"),
+        ([1.0, np.nan], {}, "not finite"),
+        ([1.0, 2.0], {"confidence": 1.0}, "between 0 and 1"),
+        ([1.0, 2.0], {"resamples": 0}, "at least 1"),
+    ],
+)
+def test_an_interval_of_nonsense_is_refused(values, options, said):
+    with pytest.raises(ValueError, match=said):
+        figures.bootstrap_interval(np.asarray(values), **options)
+
+
+def test_a_curve_shows_the_mean_and_its_band():
+    fig, ax = plt.subplots()
+    figures.accuracy_curve(ax, np.array([1.0, 2.0]), np.array([[0.0, 1.0], [2.0, 3.0]]), method="film", label="FiLM")
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_ydata(), [1.0, 2.0])
+    assert line.get_color() == figures.METHOD_COLOURS["film"]
+    assert line.get_label() == "FiLM"
+    assert len(ax.collections) == 1
+
+
+def test_a_curve_of_the_wrong_shape_or_an_unknown_method_is_refused():
+    fig, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"\(runs, points\)"):
+        figures.accuracy_curve(ax, np.arange(3.0), np.zeros((2, 4)), method="none")
+    with pytest.raises(ValueError, match="has no colour"):
+        figures.accuracy_curve(ax, np.arange(4.0), np.zeros((2, 4)), method="other")
+
+
+def test_the_principal_plane_of_an_ellipse_holds_all_of_it():
+    rng = np.random.default_rng(4)
+    phase = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    centre, first, second = rng.normal(size=(3, 200))
+    points = centre + np.cos(phase)[:, None] * first + np.sin(phase)[:, None] * second
+    found, axes, share = figures.principal_plane(points)
+    np.testing.assert_allclose(found, centre, atol=1e-9)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-9)
+    assert share == pytest.approx(1)
+    np.testing.assert_allclose(found + (points - found) @ axes.T @ axes, points, atol=1e-9)
+
+
+def test_a_plane_needs_points():
+    with pytest.raises(ValueError, match="at least 2"):
+        figures.principal_plane(np.zeros((1, 5)))

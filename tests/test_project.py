@@ -1,0 +1,167 @@
+"""The files around the code agree with each other and with the code."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = {extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["optional-dependencies"].items()}
+DECLARED = RUNTIME + [requirement for group in EXTRAS.values() for requirement in group]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def _lock() -> dict[str, Version]:
+    lock = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, separator, version = line.partition("==")
+        assert separator, f"requirements.txt must pin every package exactly (name==version), got {line!r}"
+        assert canonicalize_name(name) not in lock, f"{name} is locked twice"
+        lock[canonicalize_name(name)] = Version(version)
+    return lock
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_what_pyproject_asks_for_is_locked_within_its_range(requirement):
+    locked = _lock().get(canonicalize_name(requirement.name))
+    assert locked is not None, f"{requirement.name} is in pyproject.toml and not in requirements.txt; run `make lock`"
+    assert locked in requirement.specifier, f"{requirement} does not allow the locked version {locked}"
+
+
+def test_every_declared_package_has_a_range():
+    without = [str(r) for r in DECLARED if not any(s.operator in (">=", "==", "~=") for s in r.specifier)]
+    assert not without
+
+
+def test_the_lock_names_no_machine():
+    text = (ROOT / "requirements.txt").read_text()
+    assert "@" not in text
+    assert "file:" not in text
+    local = [name for name, version in _lock().items() if version.local]
+    assert not local, f"{local} are locked to a build that other machines cannot install"
+    assert canonicalize_name(PROJECT["name"]) not in _lock()
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["jax", "equinox", "optax", "matplotlib", "sympy", "transformers", "torch", "jupytext", "jupyter-book"],
+)
+def test_the_lock_has_what_the_book_is_made_with(package):
+    assert package in _lock()
+
+
+def test_the_book_is_built_with_jupyter_book_1():
+    assert _lock()["jupyter-book"] in SpecifierSet(">=1.0.4,<2")
+    (asked,) = [r for r in EXTRAS["book"] if r.name == "jupyter-book"]
+    assert Version("2.0") not in asked.specifier
+
+
+def test_conda_and_pip_install_the_same():
+    *packages, last = ENVIRONMENT["dependencies"]
+    assert last == {"pip": ["-r requirements.txt", "-e ."]}
+    (python,) = [p for p in packages if p.startswith("python=")]
+    version = python.removeprefix("python=").strip("=")
+    assert Version(version) in SpecifierSet(PROJECT["requires-python"])
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+    workflow = (ROOT / ".github/workflows/book.yml").read_text()
+    assert f'python-version: "{version}"' in workflow
+    # Everything else comes from the lock, so that there is one place for versions.
+    assert set(packages) - {python} == {"pip"}
+
+
+def test_the_makefile_wants_the_same_python():
+    lowest = PROJECT["requires-python"].removeprefix(">=").split(".")
+    assert f"({', '.join(lowest)})" in (ROOT / "Makefile").read_text()
+
+
+def _imported(files) -> set[str]:
+    names = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(), path.name)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"wmlib", "__future__"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        # IPython is looked for and done without.
+        ("wmlib", [*(r.name for r in RUNTIME), "ipython", "matplotlib-inline"]),
+        ("notebooks", [*(r.name for r in RUNTIME), *(r.name for r in EXTRAS["book"])]),
+    ],
+)
+def test_what_is_imported_is_declared(folder, allowed):
+    allowed = {canonicalize_name(name) for name in allowed}
+    distributions = packages_distributions()
+    undeclared = {
+        name
+        for name in _imported((ROOT / folder).rglob("*.py"))
+        if not {canonicalize_name(d) for d in distributions.get(name, [name])} & allowed
+    }
+    assert not undeclared, f"{folder}/ imports {sorted(undeclared)}, which pyproject.toml does not declare for it"
+
+
+def _tracked() -> list[Path]:
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_neither_notebooks_nor_data_nor_builds_are_committed():
+    unwanted = {".ipynb", ".parquet", ".npy", ".npz", ".pkl", ".safetensors", ".eqx", ".pyc", ".whl", ".arrow"}
+    assert [p for p in _tracked() if p.suffix in unwanted or "_build" in p.parts or p.stem.endswith("egg-info")] == []
+
+
+def test_no_committed_file_is_large():
+    assert [p for p in _tracked() if p.stat().st_size > 2**20] == []
+
+
+def test_no_committed_file_names_a_place_on_one_machine():
+    place = re.compile(r"(?<![\w./:~-])/(?:home|root|Users|work|mnt|tmp)/\w")
+    named = []
+    for path in _tracked():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        named += [f"{path.relative_to(ROOT)}: {m.group()}" for m in place.finditer(text)]
+    assert named == []
+
+
+def test_the_check_script_runs_the_tests_then_the_book():
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    text = script.read_text()
+    assert "set -euo pipefail" in text
+    assert text.index("make test") < text.index("make book")
+    assert "bash .ci/run" in (ROOT / ".github/workflows/book.yml").read_text()
+
+
+def test_version_and_licences_are_stated_alike():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["license"] == ["MIT", "CC-BY-4.0"]
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+    assert "CC-BY-4.0" in (ROOT / "LICENSE-BOOK").read_text()
+    assert PROJECT["license"] == "MIT"
