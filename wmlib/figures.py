@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
@@ -25,6 +26,39 @@ METHOD_COLOURS: Mapping[str, str] = {
 
 GROUND = "#FBFAF7"
 _INK = "#2B2B2B"
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _INK,
+    "axes.facecolor": GROUND,
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.labelsize": 11,
+    "axes.prop_cycle": rcsetup.cycler(color=PALETTE),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "figure.facecolor": GROUND,
+    "figure.figsize": (6.6, 3.8),
+    "font.size": 10.5,
+    "grid.alpha": 0.6,
+    "grid.color": "#DDDAD2",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "savefig.facecolor": GROUND,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "wmlib",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "xtick.labelsize": 10,
+    "ytick.color": _INK,
+    "ytick.labelsize": 10,
+}
 
 
 def use_style() -> None:
@@ -33,42 +67,8 @@ def use_style() -> None:
     The ground is opaque and light, so that a figure reads in a dark theme too. Text is drawn as paths and the SVG's
     internal names are fixed: the same data give the same file on every machine.
     """
-    mpl.rcParams.update(mpl.rcParamsDefault | {"backend": mpl.rcParams["backend"]})
-    mpl.rcParams.update(
-        {
-            "axes.axisbelow": True,
-            "axes.edgecolor": _INK,
-            "axes.facecolor": GROUND,
-            "axes.grid": True,
-            "axes.labelcolor": _INK,
-            "axes.labelsize": 11,
-            "axes.prop_cycle": mpl.cycler(color=PALETTE),
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 100,
-            "figure.facecolor": GROUND,
-            "figure.figsize": (6.6, 3.8),
-            "font.size": 10.5,
-            "grid.alpha": 0.6,
-            "grid.color": "#DDDAD2",
-            "grid.linewidth": 0.7,
-            "legend.frameon": False,
-            "legend.fontsize": 10,
-            "lines.linewidth": 1.8,
-            "lines.markersize": 5,
-            "savefig.facecolor": GROUND,
-            "svg.fonttype": "path",
-            "svg.hashsalt": "wmlib",
-            "text.color": _INK,
-            "xtick.color": _INK,
-            "xtick.labelsize": 10,
-            "ytick.color": _INK,
-            "ytick.labelsize": 10,
-        }
-    )
+    mpl.rcdefaults()
+    mpl.rcParams.update(_STYLE)
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats

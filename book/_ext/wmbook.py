@@ -416,6 +416,33 @@ class Versions(SphinxDirective):
         return [table]
 
 
+def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Of myst-nb's table of execution times keep the chapter, by its title, and the seconds."""
+    for table in doctree.findall(nodes.table):
+        head = next(iter(table.findall(nodes.thead)), None)
+        cells = [entry.astext() for entry in head[0]] if head is not None else []
+        if "Run Time (s)" not in cells:
+            continue
+        kept = (0, cells.index("Run Time (s)"))
+        group = table[0]
+        for index, column in reversed(list(enumerate(group.findall(nodes.colspec)))):
+            if index not in kept:
+                group.remove(column)
+        group["cols"] = len(kept)
+        numbers = app.env.toc_secnumbers
+        body = next(iter(table.findall(nodes.tbody)))
+        body.children.sort(key=lambda row: numbers.get(row[0].astext(), {}).get("", ()))
+        for row in table.findall(nodes.row):
+            row.children = [row[index] for index in kept]
+            for link in row.findall(nodes.reference):
+                title = app.env.titles.get(link.astext())
+                if title is not None:
+                    link.children = [nodes.inline("", title.astext())]
+        for entry, text in zip(head[0], ("Chapter", "Seconds"), strict=True):
+            entry.children = []
+            entry += nodes.paragraph("", text)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     # Before intersphinx and myst-nb read what is set here.
     app.connect("config-inited", choose_cache, priority=100)
@@ -429,6 +456,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # Before the theme fills its menu of downloads.
     app.connect("html-page-context", offer_downloads, priority=100)
     app.connect("doctree-resolved", fold_proofs)
+    app.connect("doctree-resolved", plain_times)
     app.connect("config-inited", choose_mathjax, priority=100)
     app.connect("build-finished", prune_mathjax, priority=900)
     app.connect("build-finished", refuse_foreign_references, priority=999)
