@@ -1,0 +1,3 @@
+"""Networks of the two papers as Equinox modules."""
+
+from .cnn import CNN as CNN
