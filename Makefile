@@ -38,7 +38,7 @@ $(STAMP):
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
 	  f"Python 3.11 or newer is needed; $(PYTHON) is {v.major}.{v.minor}. Name another: make PYTHON=python3.11")'
 	@[ -x $(BIN)/python ] || { echo "Creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
-	@echo "Installing the locked packages into $(VENV) (about 2 GB; once)"
+	@echo "Installing the locked packages into $(VENV) (about 3 GB; once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@rm -f $(VENV)/.installed-*
@@ -49,7 +49,8 @@ $(STAMP):
 # the lock and the recorded runs: a chapter is executed again whenever any of them changes.
 book: $(STAMP)
 	@rm -rf _build/html _build/.doctrees _build/jupyter_execute
-	@env -u MPLBACKEND PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet
+	@env -u MPLBACKEND PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet \
+	  2> >(grep --line-buffered -v '^\[IPKernelApp\]' >&2)
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
 test: $(STAMP) lint
@@ -69,6 +70,7 @@ rerun: $(STAMP)
 
 notebooks: $(STAMP)
 	@for chapter in $(CHAPTERS); do \
+	  mkdir -p "_build/notebooks/$$(dirname "$$chapter")" && \
 	  $(BIN)/jupytext --quiet --from py:percent --to ipynb --set-kernel python3 \
 	    --output "_build/notebooks/$$chapter.ipynb" "notebooks/$$chapter.py" || exit 1; \
 	  echo "_build/notebooks/$$chapter.ipynb"; done

@@ -165,3 +165,10 @@ def test_version_and_licences_are_stated_alike():
     assert "MIT License" in (ROOT / "LICENSE").read_text()
     assert "CC-BY-4.0" in (ROOT / "LICENSE-BOOK").read_text()
     assert PROJECT["license"] == "MIT"
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    names = {}
+    exec(example, names)
+    assert names["outputs"].shape == (32, 3)

@@ -17,6 +17,7 @@ import ast
 import hashlib
 import importlib
 import inspect
+import os
 import platform
 import re
 import shutil
@@ -43,8 +44,8 @@ from sphinx_proof.nodes import proof_node
 
 
 def digest(root: Path) -> str:
-    """A short digest of the library, the lock and the recorded runs under `root`."""
-    sums = hashlib.sha256(sys.version.encode())
+    """A short digest of the library, the lock, the recorded runs under `root`, and the preset."""
+    sums = hashlib.sha256(f"{sys.version} {os.environ.get('WMLIB_PRESET')}".encode())
     for pattern in ("wmlib/**/*.py", "requirements.txt", "book/results/**/*"):
         for path in sorted(root.glob(pattern)):
             if path.is_file():
