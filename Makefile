@@ -24,7 +24,8 @@ PRESET ?= cpu
 help:
 	@echo 'make book                      build the book into _build/html'
 	@echo 'make test                      run every check and test, and every chapter at preset quick'
-	@echo 'make rerun CHAPTER=... [PRESET=cpu]   compute the missing recorded runs of a chapter'
+	@echo 'make rerun CHAPTER=... [PRESET=cpu]   compute the missing recorded runs of a chapter;'
+	@echo '                               with STALE=1 also those whose code has changed'
 	@echo 'make notebooks                 write every chapter as .ipynb under _build/notebooks'
 	@echo 'make lint                      ruff, pyright, import-linter'
 	@echo 'make lock                      write requirements.txt from the packages in .venv'
@@ -49,7 +50,7 @@ $(STAMP):
 # the lock and the recorded runs: a chapter is executed again whenever any of them changes.
 book: $(STAMP)
 	@rm -rf _build/html _build/.doctrees _build/jupyter_execute
-	@env -u MPLBACKEND PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet \
+	@env -u MPLBACKEND WMLIB_RECORDED_ONLY=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet \
 	  2> >(grep --line-buffered -v '^\[IPKernelApp\]' >&2)
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
@@ -66,7 +67,7 @@ rerun: $(STAMP)
 	@[ -f "notebooks/$(CHAPTER).py" ] || { \
 	  echo "make rerun CHAPTER=<chapter> [PRESET=quick|cpu|paper]" >&2; \
 	  echo "no chapter '$(CHAPTER)'; the chapters are: $(CHAPTERS)" >&2; exit 1; }
-	@WMLIB_PRESET=$(PRESET) WMLIB_RERUN=1 MPLBACKEND=agg $(BIN)/python notebooks/$(CHAPTER).py
+	@WMLIB_PRESET=$(PRESET) $(if $(STALE),WMLIB_RERUN=stale) MPLBACKEND=agg $(BIN)/python notebooks/$(CHAPTER).py
 
 notebooks: $(STAMP)
 	@for chapter in $(CHAPTERS); do \

@@ -16,9 +16,14 @@ LIMIT = 300  # seconds; a chapter should take a tenth of it
     "path", CHAPTERS, ids=[p.relative_to(ROOT / "notebooks").with_suffix("").as_posix() for p in CHAPTERS]
 )
 def test_chapter_runs_as_a_script(path, tmp_path):
-    # What a chapter records at this preset must not land among the published runs of the checkout.
-    environment = os.environ | {"WMLIB_PRESET": "quick", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
-    environment.pop("WMLIB_RERUN", None)
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "agg",
+        "WMLIB_PRESET": "quick",
+        "WMLIB_RESULTS": str(tmp_path / "results"),  # nothing is recorded there yet
+    }
+    for name in ("WMLIB_DATA", "WMLIB_RECORDED_ONLY", "WMLIB_RERUN"):
+        environment.pop(name, None)
     before = _results()
     done = subprocess.run(
         [sys.executable, str(path)],

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import importlib
 import inspect
@@ -69,6 +70,8 @@ def choose_cache(app: Sphinx, config: Any) -> None:
 
 # The short names under which modules are imported.
 _ALIASES = {"eqx": "equinox", "np": "numpy", "jnp": "jax.numpy", "lx": "lineax", "pd": "pandas"}
+# The modules from which names are imported one by one.
+_IMPORTED_FROM = ("jaxtyping.", "collections.abc.", "concurrent.futures.", "matplotlib.axes.", "pathlib.")
 # Where every name of inventories.toml is documented.
 _elsewhere: dict[str, str] = {}
 
@@ -110,10 +113,13 @@ def resolve_name(app: Sphinx, env: Any, node: addnodes.pending_xref, content: no
         return None
     package, dot, rest = target.partition(".")
     full = _ALIASES.get(package, package) + dot + rest
-    for name in (full, f"jaxtyping.{full}"):
-        if name in _elsewhere:
+    for prefix in ("", *_IMPORTED_FROM):
+        if (name := prefix + full) in _elsewhere:
             return nodes.reference("", "", content, internal=False, refuri=_elsewhere[name], reftitle=name)
-    if package not in ("wm", "wmlib") or not rest:
+    if package not in ("wm", "wmlib"):
+        # In a docstring, the bare name of something that the package exports.
+        rest = target
+    if not rest:
         return None
     found: Any = importlib.import_module("wmlib")
     try:
@@ -121,11 +127,14 @@ def resolve_name(app: Sphinx, env: Any, node: addnodes.pending_xref, content: no
             found = getattr(found, part)
     except AttributeError:
         return None
-    name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    entry = env.get_domain("py").objects.get(name)
-    if entry is None or name == target:
-        return None
-    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, target)
+    # What is defined in wmlib.models.cnn may be documented as wmlib.models.CNN.
+    module, name = getattr(found, "__module__", ""), getattr(found, "__qualname__", "")
+    while module:
+        entry = env.get_domain("py").objects.get(f"{module}.{name}")
+        if entry is not None and f"{module}.{name}" != target:
+            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, target)
+        module = module.rpartition(".")[0]
+    return None
 
 
 # --------------------------------------------------------------------------------------
@@ -310,7 +319,12 @@ def markdown_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
             if not (inside or re.match(r"[-*] ", previous)):
                 rst.append("")
         rst.append(line)
-    lines[:] = rst
+    lines[:] = [line for line in rst if not line.startswith("Create new instance of ")]
+
+
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """The fields of a named tuple are described in its docstring."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def name_role(role, rawtext, text, lineno, inliner, options=None, content=None):
@@ -344,21 +358,34 @@ def leave_unlinked(app: Sphinx, env: Any, node: addnodes.pending_xref, content: 
     return content if optional else None
 
 
+def _fields(obj: type) -> str:
+    """The signature of a class without a constructor of its own, from its fields."""
+    try:
+        fields = [f for f in dataclasses.fields(obj) if f.init]
+    except TypeError:
+        named = getattr(obj, "_fields", None)  # a named tuple
+        return f"({', '.join(named)})" if named else "()"
+    return f"({', '.join(f.name if f.default is dataclasses.MISSING else f'{f.name}={f.default!r}' for f in fields)})"
+
+
 def signature_as_written(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """Take a signature from the source: evaluated jaxtyping annotations are unreadable."""
+    own = obj
     if what == "class":
-        return ("", "") if signature in ("", "()") else None
+        own = vars(obj).get("__init__")
+        if own is None or not own.__code__.co_filename.endswith(f"{obj.__module__.rpartition('.')[2]}.py"):
+            return _fields(obj), ""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(obj))))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(own))))
     except (OSError, TypeError, SyntaxError):
         return None
     function = tree.body[0]
     if not isinstance(function, ast.FunctionDef):
         return None
     arguments = function.args
-    if what == "method" and not any(
+    if what in ("method", "class") and not any(
         isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list
     ):
         (arguments.posonlyargs or arguments.args)[:1] = []
@@ -451,6 +478,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", resolve_name)
     app.connect("missing-reference", leave_unlinked, priority=900)
     app.connect("autodoc-process-docstring", markdown_to_rst)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-signature", signature_as_written)
     app.add_role("name", name_role)
     app.config.default_role = "name"
