@@ -34,7 +34,7 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
     inverse = manifold.inverse_gram(density)
 
     def leaf(node: Any) -> Any:
-        if not isinstance(node, BasisPoints) or node.value is None:
+        if not isinstance(node, BasisPoints) or not jax.tree.leaves(node.value):  # None, or masked by optax
             return node
         if len(node.value) != manifold.size:
             raise ValueError(
@@ -120,5 +120,10 @@ def solve_metric(
     operator = lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
     solution = lx.linear_solve(operator, gradient, lx.CG(rtol=rtol, atol=atol, max_steps=max_steps))
     residual = jax.tree.map(lambda a, b: a - b, product(solution.value), gradient)
-    relative = optax.global_norm(residual) / optax.global_norm(gradient)
+    size = _norm(gradient)
+    relative = _norm(residual) / jnp.where(size == 0, 1, size)
     return MetricSolution(solution.value, {"steps": solution.stats["num_steps"], "relative_residual": relative})
+
+
+def _norm(tree: PyTree[Array]) -> Array:
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))

@@ -78,8 +78,9 @@ class AbstractManifold(eqx.Module):
                 f"contexts of {self} need the trailing shape {self.context_shape}, got an array of shape {values.shape}"
             )
         values = values.reshape((-1, *self.context_shape))
-        outside, domain = self._outside(values)
-        outside = outside | ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        finite = np.isfinite(values)
+        outside, domain = self._outside(np.where(finite, values, 0))
+        outside = outside | ~finite.all(axis=tuple(range(1, values.ndim)))
         if outside.any():
             raise ValueError(
                 f"a context of {self} must be {domain}, got {values[outside][0].tolist()}"
@@ -123,17 +124,25 @@ class AbstractManifold(eqx.Module):
         taken over the other points.
 
         **Raises:** `ValueError` if the density leaves the Gram matrix singular: it then has fewer distinct contexts
-        than are needed to see every movement of the manifold.
+        than are needed to see every movement of the manifold. Also for a spline of so high a degree (about 10) that
+        the points at its ends hardly count.
         """
         movable = np.flatnonzero(self._movable)
         block = np.ix_(movable, movable)
         gram = self._gram(density)[block]
-        # Basis functions are evaluated in jax's floating dtype, so smaller eigenvalues than this are rounding.
-        floor = 10 * len(gram) * float(jnp.finfo(jnp.result_type(float)).eps)
+        # Smaller eigenvalues than this are rounding: a closed form has float64's, sampled basis functions jax's.
+        dtype = np.float64 if density is None else jnp.result_type(float)
+        floor = 10 * len(gram) * float(jnp.finfo(dtype).eps)
         eigenvalues = np.linalg.eigvalsh(gram)
         rank = int((eigenvalues > floor * eigenvalues[-1]).sum())
+        if rank < len(gram) and density is None:
+            raise ValueError(
+                f"the Gram matrix of {self} is singular to rounding (rank {rank} of {len(gram)}); give a manifold of a"
+                " lower degree"
+            )
         if rank < len(gram):
-            distinct = len(np.unique(np.asarray(density).reshape(len(np.asarray(density)), -1), axis=0))
+            contexts = np.asarray(density)
+            distinct = len(np.unique(contexts.reshape(len(contexts), -1), axis=0))
             raise ValueError(
                 f"the Gram matrix of {self} has rank {rank} of {len(gram)} under this density of {distinct} distinct"
                 " contexts, so some movements of the manifold cost nothing and no inverse exists;"
@@ -154,7 +163,8 @@ class AbstractManifold(eqx.Module):
                 f" {', '.join(map(str, self.context_shape))}), samples at least 1; got the shape {contexts.shape}"
             )
         self.check(contexts)
-        a = np.asarray(jax.vmap(self._basis)(jnp.asarray(contexts, dtype=jnp.result_type(float))), np.float64)
+        with jax.ensure_compile_time_eval():  # known numbers, also where an optimiser is made inside jit
+            a = np.asarray(jax.vmap(self._basis)(jnp.asarray(contexts, dtype=jnp.result_type(float))), np.float64)
         return a.T @ a / len(a)
 
 
@@ -497,7 +507,9 @@ class Product(AbstractManifold):
     def __init__(self, *factors: AbstractManifold):
         """**Raises:** `ValueError` unless there are at least two factors, all manifolds."""
         if len(factors) < 2 or not all(isinstance(f, AbstractManifold) for f in factors):
-            raise ValueError(f"a product needs at least two manifolds, got {factors!r}; call Product(Line(), Ellipse())")
+            raise ValueError(
+                f"a product needs at least two manifolds, got {factors!r}; call Product(Line(), Ellipse())"
+            )
         self.factors = factors
 
     @property

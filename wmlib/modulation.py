@@ -1,6 +1,7 @@
 """Weights that are a function of context, in any Equinox module, without building them for each example."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -128,8 +129,9 @@ _UNFOLD_AT_MOST = 25  # kernel offsets; larger kernels would copy their input to
 def _(x: Array, w: ManifoldArray, **options):
     grouped = options["feature_group_count"] * options["batch_group_count"] != 1
     offsets = np.prod([w.aval().shape[i] for i in options["dimension_numbers"].rhs_spec[2:]])
+    recast = options["preferred_element_type"] not in (None, x.dtype)
     # This is the one place that chooses how a convolution is done.
-    if jax.default_backend() == "cpu" and not grouped and offsets <= _UNFOLD_AT_MOST:
+    if jax.default_backend() == "cpu" and not grouped and not recast and offsets <= _UNFOLD_AT_MOST:
         window = {"strides": options["window_strides"]} | {
             name: options[name] for name in ("dimension_numbers", "padding", "lhs_dilation", "rhs_dilation")
         }
@@ -149,7 +151,6 @@ def _pointwise(primitive):
 
 for _primitive in (
     lax.broadcast_in_dim_p,
-    lax.convert_element_type_p,
     lax.dynamic_slice_p,
     lax.gather_p,
     lax.neg_p,
@@ -159,6 +160,14 @@ for _primitive in (
     lax.transpose_p,
 ):
     _pointwise(_primitive)
+
+
+@quax.register(lax.convert_element_type_p)
+def _(w: ManifoldArray, *, new_dtype, **params):
+    if not jnp.issubdtype(new_dtype, jnp.inexact):  # rounding to whole numbers is not linear
+        return lax.convert_element_type_p.bind(w.materialise(), new_dtype=new_dtype, **params)
+    points = lax.convert_element_type_p.bind(w.points, new_dtype=new_dtype, **params)
+    return ManifoldArray(points, w.coefficients.astype(new_dtype))
 
 
 class Modulated(eqx.Module):
@@ -196,9 +205,17 @@ class Modulated(eqx.Module):
         Under `jax.vmap` over contexts the `n × n` inner products of the points are computed once.
         """
         a = self.manifold.basis(s)
-        flat = [p.value.reshape(len(p.value), -1) for p in jax.tree.leaves(self.model, is_leaf=_is_points) if _is_points(p)]
+        flat = [
+            p.value.reshape(len(p.value), -1) for p in jax.tree.leaves(self.model, is_leaf=_is_points) if _is_points(p)
+        ]
         inner = sum((p @ p.T).astype(a.dtype) for p in flat)
         return a @ inner @ a
+
+
+def _is_refused(node: Any) -> bool:
+    # A Sequential is looked into: it is stateful only for what it holds.
+    stateful = isinstance(node, eqx.nn.StatefulLayer) and not isinstance(node, eqx.nn.Sequential)
+    return isinstance(node, (Modulated, BasisPoints, eqx.nn.StateIndex)) or (stateful and node.is_stateful())
 
 
 def _call(model, *inputs, **options):
@@ -210,7 +227,7 @@ def modulate(
     manifold: AbstractManifold,
     *,
     key: PRNGKeyArray,
-    spread: float = 0.5,
+    spread: float | int = 0.5,
     where: Callable[[PyTree], Any] | None = None,
     filter_spec: Callable[[Any], bool] | PyTree = eqx.is_inexact_array,
 ) -> Modulated:
@@ -244,26 +261,22 @@ def modulate(
     """
     if not isinstance(manifold, AbstractManifold):
         raise TypeError(f"the second argument is a manifold such as wm.Ellipse(), got {manifold!r}")
-    if not (isinstance(spread, (int, float)) and 0 <= spread < np.inf):
+    if isinstance(spread, bool) or not (isinstance(spread, Real) and 0 <= spread < np.inf):
         raise ValueError(f"spread must be a finite number of at least 0, got {spread!r}; 0.5 is the default")
-    for node in jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, (eqx.nn.StatefulLayer, Modulated, BasisPoints))):
-        if isinstance(node, eqx.nn.StatefulLayer) and node.is_stateful():
+    for node in jax.tree.leaves(model, is_leaf=_is_refused):
+        if isinstance(node, (Modulated, BasisPoints)):
+            raise ValueError("the model is modulated already; to vary two contexts use one wm.Product of manifolds")
+        if _is_refused(node):
             raise ValueError(
                 f"{type(node).__name__} keeps state: it changes the network's function without a change of its weights"
                 " (running statistics belong to no point of the manifold); use LayerNorm or GroupNorm"
             )
-        if isinstance(node, (Modulated, BasisPoints)):
-            raise ValueError("the model is modulated already; to vary two contexts use one wm.Product of manifolds")
 
-    chosen = jax.tree.map(lambda _: where is None, model)
+    weights = eqx.filter(eqx.filter(model, filter_spec), eqx.is_inexact_array)
     if where is not None:
-        chosen = eqx.tree_at(where, chosen, replace_fn=lambda node: jax.tree.map(lambda _: True, node))
-    if not callable(filter_spec):
-        spec = filter_spec
-    else:
-        spec = jax.tree.map(filter_spec, model)
-    chosen = jax.tree.map(lambda a, b, leaf: bool(a and b) and eqx.is_inexact_array(leaf), chosen, spec, model)
-    weights, rest = eqx.partition(model, chosen)
+        nothing = jax.tree.map(lambda _: False, model)
+        chosen = eqx.tree_at(where, nothing, replace_fn=lambda node: jax.tree.map(lambda _: True, node))
+        weights = eqx.filter(weights, chosen)
     leaves, structure = jax.tree.flatten(weights)
     if not leaves:
         raise ValueError(
@@ -272,7 +285,7 @@ def modulate(
         )
     keys = jax.random.split(key, len(leaves))
     points = [BasisPoints(_draw(leaf, manifold, spread, k)) for leaf, k in zip(leaves, keys, strict=True)]
-    return Modulated(eqx.combine(structure.unflatten(points), rest, is_leaf=_is_points), manifold)
+    return Modulated(eqx.combine(structure.unflatten(points), model, is_leaf=_is_points), manifold)
 
 
 def _draw(weight: Array, manifold: AbstractManifold, spread: float, key: PRNGKeyArray) -> Array:
