@@ -141,3 +141,7 @@ def test_docstrings_become_what_autodoc_reads(wmbook):
     assert ":math:`G^{-1} g`" in text
     assert "\n\n- one\n- two\n" in text
     assert ".. code-block:: python\n\n   x = 1\n" in text
+    indented = ["**Example:**", "", "    y = 2", "    z = 3", "", "- a list", "", "    goes on"]
+    wmbook.markdown_to_rst(None, "function", "f", None, None, indented)
+    assert indented[2:6] == [".. code-block:: python", "", "    y = 2", "    z = 3"]
+    assert indented[-2:] == ["", "    goes on"]

@@ -295,7 +295,7 @@ _NAME = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*")
 
 
 def markdown_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Fenced code, `$formulas$`, and lists that follow a paragraph directly."""
+    """Fenced or indented code, `$formulas$`, and lists that follow a paragraph directly."""
     rst: list[str] = []
     fence = None
     for line in lines:
@@ -312,6 +312,10 @@ def markdown_to_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
         if fence is not None:
             rst.append(f"   {line}" if text else "")
             continue
+        if line.startswith("    ") and len(rst) > 1 and not rst[-1].strip():
+            above = next((earlier for earlier in reversed(rst) if earlier.strip()), "")
+            if above and not above.startswith(" ") and not re.match(r"[-*] ", above):
+                rst += [".. code-block:: python", ""]
         line = re.sub(r"(?<![\\$`])\$([^$`\n]+)\$(?!\$)", r":math:`\1`", line)
         if re.match(r"[-*] ", text) and rst and rst[-1].strip():
             previous = rst[-1].strip()
