@@ -1,5 +1,6 @@
 """The book's table of contents, the form of its chapters, and its Sphinx extension."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -77,6 +78,14 @@ class TestChapter:
         for cell in jupytext.read(path, fmt="py:percent").cells:
             if cell.cell_type == "code" and re.search(r"\bplt\.(subplots|figure)\(", cell.source):
                 assert "figure" in cell.metadata.get("mystnb", {}), cell.source
+
+    def test_ends_figure_cells_with_the_figure_alone(self, path):
+        # The value of a last expression would be a second output under the figure's caption.
+        for cell in jupytext.read(path, fmt="py:percent").cells:
+            if "figure" in cell.metadata.get("mystnb", {}):
+                last = ast.parse(cell.source).body[-1]
+                shown = isinstance(last, ast.Expr) and ast.unparse(last) != "plt.show()"
+                assert not shown, f"end this cell with plt.show():\n{cell.source}"
 
     def test_refers_to_every_figure(self, path):
         text = path.read_text()

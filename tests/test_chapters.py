@@ -19,6 +19,7 @@ def test_chapter_runs_as_a_script(path, tmp_path):
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "MPLBACKEND": "agg",
+        "PYTHONWARNINGS": "ignore:FigureCanvasAgg",  # plt.show() has nowhere to show it
         "WMLIB_PRESET": "quick",
         "WMLIB_RESULTS": str(tmp_path / "results"),  # nothing is recorded there yet
     }
