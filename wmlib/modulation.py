@@ -284,7 +284,7 @@ def modulate(
             " array; select a layer with weights"
         )
     keys = jax.random.split(key, len(leaves))
-    points = [BasisPoints(_draw(leaf, manifold, spread, k)) for leaf, k in zip(leaves, keys, strict=True)]
+    points = [BasisPoints(_draw(leaf, manifold, float(spread), k)) for leaf, k in zip(leaves, keys, strict=True)]
     return Modulated(eqx.combine(structure.unflatten(points), model, is_leaf=_is_points), manifold)
 
 
