@@ -1,5 +1,6 @@
 """Weights that are a function of context, in any Equinox module, without building them for each example."""
 
+import functools
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import quax
 from jax import lax
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from quax._trace import _QuaxTrace
 
 from .manifolds import AbstractManifold
 
@@ -170,6 +173,78 @@ def _(w: ManifoldArray, *, new_dtype, **params):
     return ManifoldArray(points, w.coefficients.astype(new_dtype))
 
 
+def _built(tree: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda x: x.materialise() if isinstance(x, ManifoldArray) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, ManifoldArray),
+    )
+
+
+@quax.register(lax.scan_p)
+def _(*arrays: ManifoldArray | ArrayLike, jaxpr, num_consts, num_carry, length, reverse, unroll, **_):
+    inputs, carry, rows = arrays[:num_consts], arrays[num_consts:][:num_carry], arrays[num_consts + num_carry :]
+
+    def row_first(w):  # a scan over an array of weights: the same coefficients for every row
+        if not isinstance(w, ManifoldArray):
+            return w
+        return ManifoldArray(jnp.moveaxis(w.points, 1, 0), jnp.broadcast_to(w.coefficients, (length, len(w.points))))
+
+    def step(carry, row):
+        outputs = _built(quax.quaxify(jaxpr_as_fun(jaxpr))(*inputs, *carry, *row))
+        return outputs[:num_carry], outputs[num_carry:]
+
+    # A carry that starts as weights (a learned first state) does not stay a combination of points: it is built.
+    rows = [row_first(w) for w in rows]
+    last, stacked = lax.scan(step, _built(list(carry)), rows, length=length, reverse=reverse, unroll=unroll)
+    return [*last, *stacked]
+
+
+@quax.register(lax.while_p)
+def _(*arrays: ManifoldArray | ArrayLike, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr):
+    of_cond, of_body = arrays[:cond_nconsts], arrays[cond_nconsts:][:body_nconsts]
+
+    def go_on(carry):
+        return _built(quax.quaxify(jaxpr_as_fun(cond_jaxpr))(*of_cond, *carry))[0]
+
+    def step(carry):
+        return _built(quax.quaxify(jaxpr_as_fun(body_jaxpr))(*of_body, *carry))
+
+    return lax.while_loop(go_on, step, _built(list(arrays[cond_nconsts + body_nconsts :])))
+
+
+@quax.register(lax.cond_p)
+def _(index: ArrayLike, *arrays: ManifoldArray | ArrayLike, branches, **_):
+    def branch(jaxpr):
+        return lambda arrays: _built(quax.quaxify(jaxpr_as_fun(jaxpr))(*arrays))
+
+    return lax.switch(index, [branch(jaxpr) for jaxpr in branches], arrays)
+
+
+def _build_first(process: Callable) -> Callable:
+    """Build `W(s)` before a function with a derivative of its own (`relu` of a weight, say) is called on it.
+
+    quax hands such a function the parts of an array, and takes the tangents of the parts for the parts of the tangent.
+    `W(s)` is a product of its parts, and that has another tangent.
+    """
+
+    def built(trace, tracer):
+        weights = isinstance(trace.to_value(tracer), ManifoldArray)
+        return trace.process_primitive(lax.copy_p, (tracer,), {}) if weights else tracer
+
+    @functools.wraps(process)
+    def wrapped(trace, *functions_and_tracers, **options):
+        *functions, tracers = functions_and_tracers
+        return process(trace, *functions, [built(trace, t) for t in tracers], **options)
+
+    return wrapped
+
+
+for _name in ("process_custom_jvp_call", "process_custom_vjp_call"):
+    if _name in vars(_QuaxTrace):
+        setattr(_QuaxTrace, _name, _build_first(getattr(_QuaxTrace, _name)))
+
+
 class Modulated(eqx.Module):
     """A network whose weights are a function of context; made by `modulate`."""
 
@@ -193,7 +268,10 @@ class Modulated(eqx.Module):
         **Raises:** `ValueError` for a context of a wrong shape or (where its value is known) outside its domain.
         """
         *inputs, s = inputs_and_context
-        return quax.quaxify(_call)(self._with(s, ManifoldArray), *inputs, **options)
+        try:
+            return _built(quax.quaxify(_call)(self._with(s, ManifoldArray), *inputs, **options))
+        except NotImplementedError:  # what quax cannot look into (a `jax.custom_vjp`) is given plain weights
+            return self.at(s)(*inputs, **options)
 
     def at(self, s: ArrayLike) -> PyTree:
         """The plain Equinox module with the weights `M(s)`."""
