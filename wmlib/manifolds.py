@@ -164,7 +164,8 @@ class AbstractManifold(eqx.Module):
             )
         self.check(contexts)
         with jax.ensure_compile_time_eval():  # known numbers, also where an optimiser is made inside jit
-            a = np.asarray(jax.vmap(self._basis)(jnp.asarray(contexts, dtype=jnp.result_type(float))), np.float64)
+            basis = jax.jit(jax.vmap(self._basis))
+            a = np.asarray(basis(jnp.asarray(contexts, dtype=jnp.result_type(float))), np.float64)
         return a.T @ a / len(a)
 
 
@@ -476,7 +477,8 @@ class Simplex(AbstractManifold):
         return (self.vertices,)
 
     def sample(self, key, shape=()):
-        return jax.random.dirichlet(key, jnp.ones(self.vertices), shape)
+        spacing = jax.random.exponential(key, (*shape, self.vertices))
+        return spacing / spacing.sum(axis=-1, keepdims=True)
 
     def _basis(self, s):
         return s
