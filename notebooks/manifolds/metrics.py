@@ -319,6 +319,7 @@ answers = {
 }
 matrices = {name: toeplitz([*map(float, row), *[0] * (n - 4)]) for name, row in answers.items()}
 smallest = {name: np.linalg.eigvalsh(matrix)[0] for name, matrix in matrices.items()}
+assert len({tuple(entry / row[0] for entry in row) for row in answers.values()}) == 4  # none is a multiple of another
 
 # %% mystnb={"markdown_format": "myst"} tags=["hide-input"]
 rows = []
@@ -1024,16 +1025,16 @@ for name, manifold, *_ in shapes:
     assert abs(foreseen - run) <= 1
 
 # %% [markdown]
-# A warning comes with this table. A real loss has a Hessian in weight space too, usually far worse conditioned than $G$,
-# and it multiplies with the metric's. What the inverse metric removes is the share of the ill-conditioning that our choice of basis put there. On an
-# ellipse that share is a factor of two at most, so one should expect little from it, and this is what the ablation in
-# {doc}`/notebooks/manifolds/rotated_images` is about. On a spline it is the difference between learning the ends of the
-# curve and not.
+# A warning comes with these numbers. A real loss has a Hessian $H$ in weight space too, usually far worse conditioned than $G$.
+# Where $H$ is the same at every context, the Hessian in the basis points is $G \otimes H$ and the two condition numbers
+# multiply. What the inverse metric removes is the share that our choice of basis put there. On an ellipse that share is a
+# factor of two, so one should expect little from it; the ablation in {doc}`/notebooks/manifolds/rotated_images` is about
+# this. On a spline with ends it is the difference between learning the ends of the curve and not.
 #
-# The condition number also bounds how much rounding and gradient noise are magnified. Noise that is white along $s$ has
-# the covariance $G$ in the basis points (see above); after the step with $G^{-1}$ its volumetric movement is
-# $\operatorname{tr}(G^{-1} G) = n$ in units of the noise, for every shape: large entries of the inverse do not
-# make the manifold itself jump.
+# A large entry of the inverse looks dangerous when gradients are noisy. It is less so than it looks. Noise that is white
+# along $s$ has a covariance proportional to $G$ in the basis points; after the step with $G^{-1}$ its expected squared
+# volumetric movement is $\operatorname{tr}(G^{-1} G) = n$ in units of the noise, for every shape with $n$ movable points
+# and every condition number.
 # {numref}`fig-metrics-condition` shows how $\kappa$ grows with the number of points.
 
 # %% mystnb={"figure": {"caption": "Condition number of the Gram matrix against the number of basis points, for the families of shapes; products of lines are the corners of cubes. Closed splines of odd size do not contain the exact zigzag and lie slightly lower.", "name": "fig-metrics-condition"}, "image": {"alt": "Condition numbers on a logarithmic scale: the open spline near 1,400 for all sizes above eight, products of lines growing from 3 to 243, the closed spline near 18, the simplex growing linearly to 41, Fourier curves at 2 and spheres at 1."}} tags=["hide-input"]
