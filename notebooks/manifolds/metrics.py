@@ -596,6 +596,7 @@ assert difference < 1e-12
 # Only from the fourth row on is the full support inside, and the entries settle at those of {eq}`eq-metrics-spline`
 # integrated in full. A periodic spline has no ends: its matrix is a circulant, constant along diagonals that wrap around.
 # Its eigenvectors are the discrete Fourier modes, and its eigenvalues the values of the symbol {eq}`eq-metrics-symbol`.
+# {numref}`fig-metrics-ends` shows the two side by side.
 
 # %%
 periodic = np.asarray(wm.BSpline(n, periodic=True).gram())
@@ -1112,7 +1113,7 @@ plt.show()
 # :::{dropdown} Solution
 # With $t = s$ the four basis functions are $(1-s)^2$, $(1-s)s$, $s(1-s)$ and $s^2$: two coincide, so the rank is 3, however many
 # contexts are drawn, and `inverse_gram` raises. The movement that costs nothing shifts $P_{12}$ one way and $P_{21}$ the
-# other: the sheet twists about its diagonal, the only part that has data. A little independent noise makes the rank 4, with an
+# other: the sheet tilts about its diagonal, the only part that has data. A little independent noise makes the rank 4, with an
 # eigenvalue of the order of the noise's variance.
 #
 # ```python
