@@ -2,6 +2,8 @@
 
 from . import models as models
 from . import rivals as rivals
+from .data import Dataset as Dataset
+from .data import load_dataset as load_dataset
 from .descent import MetricSolution as MetricSolution
 from .descent import precondition as precondition
 from .descent import solve_metric as solve_metric
@@ -18,3 +20,6 @@ from .modulation import BasisPoints as BasisPoints
 from .modulation import ManifoldArray as ManifoldArray
 from .modulation import Modulated as Modulated
 from .modulation import modulate as modulate
+from .runs import Preset as Preset
+from .runs import preset as preset
+from .runs import sweep as sweep

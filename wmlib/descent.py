@@ -54,7 +54,7 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
         check(params)
         return optax.EmptyState()
 
-    def update(updates: PyTree, state: optax.EmptyState, params: PyTree | None = None):
+    def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None):
         check(updates)
         return jax.tree.map(leaf, updates, is_leaf=lambda x: isinstance(x, BasisPoints)), state
 

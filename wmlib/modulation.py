@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import quax
@@ -87,61 +88,33 @@ def _(x: Array, w: ManifoldArray, *, dimension_numbers, out_sharding=None, **opt
     return _dot(w, x, False, dimension_numbers, **options)
 
 
-def _unfold(x: Array, kernel: tuple[int, ...], strides, padding, lhs_dilation, rhs_dilation) -> Array:
-    """Patches of `x: (batch, *space, channels)` under each kernel offset: `(batch, *out, offsets * channels)`."""
-    space = zip(padding, lhs_dilation, strict=True)
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, d - 1) for (lo, hi), d in space), (0, 0, 0)])
-    extent = [size - (k - 1) * d for size, k, d in zip(x.shape[1:-1], kernel, rhs_dilation, strict=True)]
-    patches = []
-    for offset in np.ndindex(*kernel):
-        start = [o * d for o, d in zip(offset, rhs_dilation, strict=True)]
-        limit = [s + e for s, e in zip(start, extent, strict=True)]
-        bounds = (0, *start, 0), (x.shape[0], *limit, x.shape[-1])
-        patches.append(lax.slice(x, *bounds, (1, *strides, 1)))
-    return jnp.concatenate(patches, axis=-1)
-
-
-def _convolution_as_product(x: Array, w: ManifoldArray, dimension_numbers, **window) -> Array:
-    """The convolution as one matrix product over unfolded patches, with the points on the smaller side.
-
-    XLA's convolutions on the CPU reach a third of the speed of its matrix products; unfolding wins by a factor of
-    two there. Channels are last inside, whatever the layout of the caller.
-    """
-    lhs_spec, rhs_spec, out_spec = dimension_numbers
-    n = len(w.points)
-    points = w.points.transpose(0, *(i + 1 for i in (*rhs_spec[2:], rhs_spec[1], rhs_spec[0])))
-    kernel, filters = points.shape[1:-2], points.shape[-1]
-    x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])
-    patches = _unfold(x, kernel, **window)
-    points = points.reshape(n, -1, filters)
-    a = w.coefficients.astype(x.dtype)
-    if points.shape[1] < filters:
-        patches = (patches[..., None, :] * a[:, None]).reshape(*patches.shape[:-1], -1)
-        y = patches @ points.reshape(-1, filters)
-    else:
-        y = patches @ points.transpose(1, 0, 2).reshape(-1, n * filters)
-        y = _combine(y.reshape(*y.shape[:-1], n, filters), a, axis=y.ndim - 1)
-    inverse = np.argsort((out_spec[0], *out_spec[2:], out_spec[1]))
-    return y.transpose(*inverse)
-
-
-_UNFOLD_AT_MOST = 25  # kernel offsets; larger kernels would copy their input too often
-
-
 @quax.register(lax.conv_general_dilated_p)
-def _(x: Array, w: ManifoldArray, **options):
-    grouped = options["feature_group_count"] * options["batch_group_count"] != 1
-    offsets = np.prod([w.aval().shape[i] for i in options["dimension_numbers"].rhs_spec[2:]])
-    recast = options["preferred_element_type"] not in (None, x.dtype)
-    # This is the one place that chooses how a convolution is done.
-    if jax.default_backend() == "cpu" and not grouped and not recast and offsets <= _UNFOLD_AT_MOST:
-        window = {"strides": options["window_strides"]} | {
-            name: options[name] for name in ("dimension_numbers", "padding", "lhs_dilation", "rhs_dilation")
-        }
-        return _convolution_as_product(x, w, **window)
-    # jax batches the kernels along their output channels: one convolution for all points.
-    outputs = jax.vmap(lambda point: lax.conv_general_dilated(x, point, **options))(w.points)
-    return _combine(outputs, w.coefficients)
+def _(x: Array, w: ManifoldArray, *, dimension_numbers, feature_group_count, batch_group_count, **options):
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            batch_group_count=batch_group_count,
+            **options,
+        )
+
+    filters, channels = (w.aval().shape[axis] for axis in dimension_numbers.rhs_spec[:2])
+    if feature_group_count * batch_group_count != 1 or filters < channels:
+        # jax batches the kernels along their output channels: one convolution for all points, combined after it.
+        return _combine(jax.vmap(convolve, in_axes=(None, 0))(x, w.points), w.coefficients)
+    # The points join the input channels, and the convolution itself does the sum: no intermediate but n scaled inputs.
+    scaled = w.coefficients.astype(x.dtype).reshape((-1,) + (1,) * x.ndim) * x
+    return convolve(
+        _concatenate(scaled, dimension_numbers.lhs_spec[1]), _concatenate(w.points, dimension_numbers.rhs_spec[1])
+    )
+
+
+def _concatenate(stacked: Array, axis: int) -> Array:
+    """`(n, …, size, …)` to `(…, n · size, …)`."""
+    moved = jnp.moveaxis(stacked, 0, axis)
+    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
 
 
 def _pointwise(primitive):

@@ -1,0 +1,367 @@
+"""Recorded, resumable experiments: one JSON object a line, appended the moment a run is done."""
+
+import ast
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import itertools
+import json
+import math
+import os
+import platform
+import sys
+import textwrap
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+_PRESETS = ("quick", "cpu", "paper")
+_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """The scale of an experiment: `name`, the number of `seeds`, and the chapter's own `settings`, read as attributes."""
+
+    name: str
+    seeds: int
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["settings"][name]
+        except KeyError:
+            raise AttributeError(f"the preset has no setting {name!r}; it has {sorted(self.__dict__)}") from None
+
+
+def preset(**scales: Mapping[str, Any]) -> Preset:
+    """Choose the scale of an experiment by the environment variable `WMLIB_PRESET`, "cpu" if unset.
+
+    **Arguments:** a mapping of settings for each of `quick` (seconds; what the tests run), `cpu` (two cores for at
+    most about 100 minutes; what the published figures show) and `paper` (the paper's own scale, for a GPU). Each has
+    `seeds`, a whole number of at least 1.
+
+    **Raises:** `ValueError` if `WMLIB_PRESET` names no given scale, or a scale lacks `seeds`.
+
+    **Example:** `scale = wm.preset(quick=dict(seeds=1, epochs=1), cpu=dict(seeds=5, epochs=10))`, then `scale.epochs`.
+    """
+    unknown = set(scales) - set(_PRESETS)
+    if unknown or not scales:
+        raise ValueError(f"presets are named {', '.join(_PRESETS)}, got {sorted(unknown) or 'none'}")
+    name = os.environ.get("WMLIB_PRESET", "cpu")
+    if name not in scales:
+        raise ValueError(f"WMLIB_PRESET is {name!r}; this experiment has {', '.join(scales)}")
+    settings = dict(scales[name])
+    seeds = settings.pop("seeds", None)
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise ValueError(f"the preset {name!r} needs seeds, a whole number of at least 1, got {seeds!r}")
+    return Preset(name, seeds, settings)
+
+
+def sweep(
+    name: str,
+    run: Callable[[dict[str, Any], Any], Mapping[str, Any]],
+    grid: Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]],
+    preset: Preset,
+    *,
+    results: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    compute: bool | None = None,
+) -> pd.DataFrame:
+    """Run an experiment over a grid and seeds, once: runs that are recorded are read, the others computed.
+
+    Each row is written and synced to disk when its run ends, so that a kill loses at most the runs in progress. Start
+    the same sweep in several processes to share the work: a run is locked by the process that computes it.
+
+    **Arguments:**
+
+    - `name`: of the experiment; its rows are in `<results>/<name>.jsonl`.
+    - `run`: a function of `(config, key)` that returns a mapping with `metrics` (numbers by name), and perhaps
+      `curves` (lists by name) and `data` (the fingerprint of its dataset). `key` is `jax.random.key(seed)`.
+    - `grid`: configurations, each a mapping of JSON values; or one mapping of lists, for all their combinations.
+    - `preset`: its name and its number of seeds.
+    - `results`: the folder. Default: `WMLIB_RESULTS`, else the book's `book/results` (`_build/results` for the preset
+      "quick", whose rows are computed again whenever the code has changed), else `results` here.
+    - `executor`: any `concurrent.futures.Executor`; default, one run after another in this process.
+    - `compute`: whether missing runs may be computed. Default: yes, unless `WMLIB_RECORDED_ONLY` is set (as when the
+      book is built) and the preset is not "quick".
+
+    **Returns:** a frame with a row for each run in the order of the grid, then seeds: the configuration, `seed`, the
+    metrics, the curves, `seconds`, `device`, `stale` (the row was computed by code that has changed since).
+
+    **Raises:** `ValueError` for an empty grid, a configuration that is not JSON or that occurs twice, or a damaged
+    record file; `OSError` for a folder that cannot be written, before anything is computed; `LookupError` if runs are
+    missing and may not be computed. An exception of `run` is passed on; what was recorded before stays.
+    """
+    configs = _configurations(grid)
+    path = _folder(results, preset) / f"{name}.jsonl"
+    code = fingerprint(run)
+    wanted = [(config, seed) for config in configs for seed in range(preset.seeds)]
+    if compute is None:
+        compute = preset.name == "quick" or not os.environ.get("WMLIB_RECORDED_ONLY")
+    refresh = preset.name == "quick" or os.environ.get("WMLIB_RERUN") == "stale"
+
+    def recorded() -> dict[str, dict[str, Any]]:
+        rows = {_identity(r["config"], r["seed"]): r for r in read_rows(path) if r["preset"] == preset.name}
+        return {k: r for k, r in rows.items() if r["code"] == code or not refresh}
+
+    rows = recorded()
+    # Seed by seed, so that a sweep that is stopped is a complete one of fewer seeds.
+    missing = sorted((w for w in wanted if _identity(*w) not in rows), key=lambda w: w[1])
+    if missing and not compute:
+        raise LookupError(
+            f"{len(missing)} of {len(wanted)} runs of {name!r} are not recorded at the preset {preset.name!r} in {path};"
+            f" compute them with: make rerun CHAPTER=<the chapter> PRESET={preset.name}"
+        )
+    if missing:
+        _writable(path)
+        seconds = [r["seconds"] for r in rows.values()]
+        known = f", about {np.median(seconds):.0f} s each" if seconds else ""
+        print(f"{name}: {len(missing)} of {len(wanted)} runs to compute{known}", file=sys.stderr)
+        task = _Task(name, run, preset.name, code, path)
+        if executor is None:
+            done = (task(config, seed) for config, seed in missing)
+        else:
+            done = (f.result() for f in as_completed([executor.submit(task, c, s) for c, s in missing]))
+        for _ in tqdm(done, total=len(missing), desc=name, file=sys.stderr, disable=None):
+            pass
+        rows = recorded()
+    return pd.DataFrame([_flat(rows[_identity(config, seed)], code) for config, seed in wanted])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """One run, computed and recorded, wherever an executor takes it."""
+
+    name: str
+    run: Callable
+    preset: str
+    code: str
+    path: Path
+
+    def __call__(self, config: dict[str, Any], seed: int) -> None:
+        identity = _identity(config, seed)
+        claim = self.path.parent / ".claims" / hashlib.sha256(f"{self.path.stem}{identity}".encode()).hexdigest()[:16]
+        claim.parent.mkdir(exist_ok=True)
+        # The system drops the lock of a process that dies, so a killed run is free again.
+        with filelock.FileLock(claim):
+            if any(
+                _identity(r["config"], r["seed"]) == identity and r["preset"] == self.preset and r["code"] == self.code
+                for r in read_rows(self.path)
+            ):
+                return  # another process was faster
+            start = time.perf_counter()
+            result = jax.block_until_ready(self.run(dict(config), jax.random.key(seed)))
+            seconds = time.perf_counter() - start
+            if "metrics" not in result:
+                raise ValueError(f"run must return a mapping with 'metrics', got the keys {sorted(result)}")
+            device = jax.devices()[0]
+            row = {
+                "experiment": self.name,
+                "config": config,
+                "seed": seed,
+                "preset": self.preset,
+                "metrics": result["metrics"],
+                "curves": result.get("curves", {}),
+                "seconds": round(seconds, 3),
+                "device": f"{device.device_kind}, {os.cpu_count()} cores"
+                if device.platform == "cpu"
+                else device.device_kind,
+                "versions": {"python": platform.python_version()}
+                | {v: importlib.metadata.version(v) for v in _VERSIONS},
+                "data": result.get("data"),
+                "code": self.code,
+            }
+            append_row(self.path, row)
+
+
+def _configurations(grid) -> list[dict[str, Any]]:
+    if isinstance(grid, Mapping):
+        configs = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    else:
+        configs = [dict(config) for config in grid]
+    if not configs:
+        raise ValueError("the grid is empty; give at least one configuration")
+    for config in configs:
+        try:
+            if json.loads(json.dumps(config)) != config:
+                raise TypeError("it does not survive being written and read")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"a configuration must be made of JSON values (text, numbers, lists, None), got {config!r}: {error}"
+            ) from error
+    identities = [_identity(config, 0) for config in configs]
+    if len(set(identities)) < len(identities):
+        twice = next(c for c, i in zip(configs, identities, strict=True) if identities.count(i) > 1)
+        raise ValueError(f"the configuration {twice} occurs twice in the grid; give each one once")
+    return configs
+
+
+def _identity(config: Mapping[str, Any], seed: int) -> str:
+    return json.dumps([config, seed], sort_keys=True)
+
+
+def _folder(results: str | os.PathLike[str] | None, preset: Preset) -> Path:
+    if results is not None or "WMLIB_RESULTS" in os.environ:
+        return Path(results if results is not None else os.environ["WMLIB_RESULTS"])
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "book" / "results").is_dir():
+        return Path("results")
+    return root / "_build" / "results" if preset.name == "quick" else root / "book" / "results"
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"results cannot be written to {path} ({error.strerror}); nothing was computed. Make the folder writable"
+            " or name another with results= or WMLIB_RESULTS",
+        ) from error
+
+
+def _flat(row: dict[str, Any], code: str) -> dict[str, Any]:
+    """A recorded row as one level of columns."""
+    rest = {k: row[k] for k in ("seed", "seconds", "device", "data")}
+    return {**row["config"], **row["metrics"], **row["curves"], **rest, "stale": row["code"] != code}
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a record file; none if there is no file.
+
+    A last line that a kill left half-written is passed over, with a warning.
+
+    **Raises:** `ValueError`, with the number of the line, if another line is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            if not {"experiment", "config", "seed", "preset", "metrics", "curves", "seconds", "code"} <= row.keys():
+                raise ValueError("it is not a row")
+            rows.append(row)
+        except (ValueError, AttributeError) as error:
+            if number == len(lines):  # no newline after it: the write did not end
+                warnings.warn(
+                    f"{path} ends in a half-written line, which is left out; its run is missing", stacklevel=2
+                )
+            else:
+                raise ValueError(
+                    f"line {number} of {path} is damaged ({error}); restore the file, or delete that line to compute"
+                    " its run again"
+                ) from error
+    return rows
+
+
+def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
+    """Append one row to a record file and sync it to disk; a half-written last line is first cut off.
+
+    Numbers that are not finite are written as null.
+    """
+    path = Path(path)
+    line = json.dumps(_plain(row), allow_nan=False).encode() + b"\n"
+    with filelock.FileLock(path.parent / ".claims" / f"{path.name}.lock"), open(path, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        keep = file.read().rfind(b"\n") + 1
+        if keep < end:
+            file.truncate(keep)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def fingerprint(function: Callable) -> str:
+    """A digest of the code that a function reaches: itself, and what it names in its own module and in wmlib.
+
+    Docstrings, comments, annotations, error messages and layout do not count; constants count by their value.
+    """
+    home = function.__module__
+    parts: dict[tuple[str, str], str] = {}
+    queue: list[Any] = [inspect.unwrap(function)]
+    while queue:
+        definition = queue.pop()
+        if isinstance(definition, types.ModuleType):
+            module, name = definition, ""
+        else:
+            module, name = sys.modules[definition.__module__], definition.__qualname__
+        place = ("" if module.__name__ == home else module.__name__, name)
+        if place in parts:
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(definition)))
+        parts[place] = ast.unparse(_Essence().visit(tree))
+        for node in ast.walk(tree):
+            if not isinstance(node, (ast.Name, ast.Attribute)):
+                continue
+            value = _resolve(node, vars(module))
+            if isinstance(value, (types.FunctionType, type)):
+                if value.__module__ == home or value.__module__.startswith("wmlib."):
+                    # A module that registers rules is one definition: they act without being named.
+                    queue.append(_registering_module(value) or value)
+            elif isinstance(value, (bool, int, float, str, tuple, list, dict)):
+                parts[(place[0], ast.unparse(node))] = repr(value)
+    text = "\n".join(f"{place}: {body}" for place, body in sorted(parts.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Essence(ast.NodeTransformer):
+    """What a definition computes: without docstrings, annotations of arguments and error messages."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.Raise):
+            node.exc = node.cause = None
+        return node
+
+
+def _resolve(node: ast.expr, scope: Mapping[str, Any]) -> Any:
+    """The value of a name, or of names in modules joined by dots; None if it is anything else."""
+    if isinstance(node, ast.Attribute):
+        owner = _resolve(node.value, scope)
+        value = getattr(owner, node.attr, None) if isinstance(owner, types.ModuleType) else None
+    else:
+        value = scope.get(node.id) if isinstance(node, ast.Name) else None
+    return inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+
+
+def _registering_module(value: Any) -> types.ModuleType | None:
+    module = sys.modules[value.__module__]
+    return module if value.__module__.startswith("wmlib.") and hasattr(module, "_") else None
