@@ -1,6 +1,7 @@
 """Recorded, resumable experiments: one JSON object a line, appended the moment a run is done."""
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -15,7 +16,7 @@ import textwrap
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def sweep(
         print(f"{name}: {len(missing)} of {len(wanted)} runs to compute{known}", file=sys.stderr)
         task = _Task(name, run, preset.name, code, path)
         if executor is None:
-            done = (task(config, seed) for config, seed in missing)
+            done = _in_turn(task, missing)
         else:
             done = (f.result() for f in as_completed([executor.submit(task, c, s) for c, s in missing]))
         for _ in tqdm(done, total=len(missing), desc=name, file=sys.stderr, disable=None):
@@ -150,17 +151,21 @@ class _Task:
     code: str
     path: Path
 
-    def __call__(self, config: dict[str, Any], seed: int) -> None:
+    def __call__(self, config: dict[str, Any], seed: int, wait: bool = True) -> bool:
+        """Whether the run is recorded now; without `wait`, a run that another process computes is left to it."""
         identity = _identity(config, seed)
         claim = self.path.parent / ".claims" / hashlib.sha256(f"{self.path.stem}{identity}".encode()).hexdigest()[:16]
         claim.parent.mkdir(exist_ok=True)
-        # The system drops the lock of a process that dies, so a killed run is free again.
-        with filelock.FileLock(claim):
+        with contextlib.ExitStack() as held:
+            try:  # the system drops the lock of a process that dies, so a killed run is free again
+                held.enter_context(filelock.FileLock(claim, timeout=-1 if wait else 0))
+            except filelock.Timeout:
+                return False
             if any(
                 _identity(r["config"], r["seed"]) == identity and r["preset"] == self.preset and r["code"] == self.code
                 for r in read_rows(self.path)
             ):
-                return  # another process was faster
+                return True  # another process was faster
             start = time.perf_counter()
             result = jax.block_until_ready(self.run(dict(config), jax.random.key(seed)))
             seconds = time.perf_counter() - start
@@ -184,6 +189,20 @@ class _Task:
                 "code": self.code,
             }
             append_row(self.path, row)
+            return True
+
+
+def _in_turn(task: _Task, missing: Sequence[tuple[dict[str, Any], int]]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Compute runs one after another; those of other processes are left for last, and waited for."""
+    left = []
+    for config, seed in missing:
+        if task(config, seed, wait=False):
+            yield config, seed
+        else:
+            left.append((config, seed))
+    for config, seed in left:
+        task(config, seed)
+        yield config, seed
 
 
 def _configurations(grid) -> list[dict[str, Any]]:
