@@ -87,13 +87,13 @@ called = jax.vmap(lambda s: net(x_one, s))(contexts_few)
 built = jax.vmap(lambda s: net.at(s)(x_one))(contexts_few)
 error = float(max(abs(called - written_out).max(), abs(built - written_out).max()))
 assert error < 1e-6
-print(f"net(x, s), net.at(s)(x) and Eq. 1 by hand: largest difference {error:.1e} (11 contexts, float32)")
+print(f"net(x, s), net.at(s)(x) and Eq. 1 by hand:\n{error:.1e} apart at most (11 contexts, float32)")
 
 # %% [markdown]
 # ## The loss of a line
 #
 # **The paper.** The loss of a manifold is a *functional*: the loss $\ell$ at each of its points, averaged over the contexts
-# (its Eq. 2). We let $\ell$ depend on the context too, as it does in all of the paper's experiments, where the context
+# (its Eq. 2). We let $\ell$ depend on the context too, as it does in the paper's main experiments, where the context
 # decides which images are shown:
 #
 # ```{math}
@@ -199,7 +199,7 @@ right.plot(contexts, along, color="#2B2B2B")
 right.fill_between(contexts, along, color="#2B2B2B", alpha=0.12, lw=0)
 right.text(0.5, 0.12, f"$L[M]$ = {fast:.3f}", ha="center")
 right.scatter(list(MARKED), [loss_along(s) for s in MARKED], c=list(MARKED.values()), s=42, ec="#2B2B2B", zorder=4)
-right.set(xlabel="context $s$", ylabel="loss $\\ell(M(s, P); s)$", xlim=(0, 1), ylim=(0, None))
+right.set(xlabel="context $s$", ylabel="loss $\\ell(M(s, P); s)$", xlim=(-0.02, 1.02), ylim=(0, 0.72))
 plt.show()
 
 # %% [markdown]
@@ -211,23 +211,26 @@ plt.show()
 #
 # ```{math}
 # :label: eq-functional-movement
-# d^2 = \mathbb{E}_s \bigl\lvert M(s, P + \Delta P) - M(s, P) \bigr\rvert^2
-#     \approx \Delta P^{\mathsf T}\; \mathbb{E}_s\bigl[J(s)^{\mathsf T} J(s)\bigr]\; \Delta P ,
-# \qquad J(s) = \frac{\partial M(s, P)}{\partial P} .
+# \begin{aligned}
+# d^2 &= \mathbb{E}_s \bigl\lvert M(s, P + \Delta P) - M(s, P) \bigr\rvert^2 \\
+#     &\approx \Delta P^{\mathsf T}\; \mathbb{E}_s\bigl[J(s)^{\mathsf T} J(s)\bigr]\; \Delta P ,
+# \end{aligned}
 # ```
 #
-# The right-hand side is its Eq. 21 and 22, with an error of third order in $\Delta P$ in general. For a sum of basis points
+# where $J(s) = \partial M(s, P) / \partial P$.
+#
+# The second line is its Eq. 21 and 22, with an error of third order in $\Delta P$ in general. For a sum of basis points
 # there is no error, because $M$ is linear in $P$. Let the points be stacked into one long vector, $P_1$ first, and let there
 # be $d$ weights. Moving $P_k$ by $\Delta P_k$ moves $M(s)$ by $a_k(s)\, \Delta P_k$, which says that the Jacobian is a row of
 # multiples of the $d \times d$ identity,
 #
 # ```{math}
 # :label: eq-functional-kronecker
-# J(s) = a(s)^{\mathsf T} \otimes I_d
-# \quad\Longrightarrow\quad
-# J(s)^{\mathsf T} J(s) = a(s)\, a(s)^{\mathsf T} \otimes I_d
-# \quad\Longrightarrow\quad
-# \mathbb{E}_s\bigl[J^{\mathsf T} J\bigr] = G \otimes I_d ,
+# \begin{aligned}
+# J(s) &= a(s)^{\mathsf T} \otimes I_d , \\
+# J(s)^{\mathsf T} J(s) &= a(s)\, a(s)^{\mathsf T} \otimes I_d , \\
+# \mathbb{E}_s\bigl[J^{\mathsf T} J\bigr] &= G \otimes I_d ,
+# \end{aligned}
 # ```
 #
 # with the **Gram matrix** $G = \mathbb{E}_s[a\, a^{\mathsf T}]$ of the basis functions, here
@@ -265,7 +268,7 @@ for seed in range(20):
 assert metric_error < 1e-6
 assert max(errors) < 1e-5
 print(f"E[JᵀJ] by autodiff against G ⊗ I: {metric_error:.1e}")
-print(f"movement measured against the formula: relative {max(errors):.1e} (20 changes, seeds 0 to 19, float32)")
+print(f"movement measured against the formula: relative {max(errors):.1e}\n(20 changes, seeds 0 to 19, float32)")
 
 # %% [markdown]
 # ## Two updates
@@ -279,11 +282,9 @@ print(f"movement measured against the formula: relative {max(errors):.1e} (20 ch
 # ```{math}
 # :label: eq-functional-update
 # \Delta P = -\eta\, (G^{-1} \otimes I)\, g ,
-# \qquad
-# G^{-1} = \begin{pmatrix} 4 & -2 \\ -2 & 4 \end{pmatrix} \text{ for a line,}
 # ```
 #
-# which is the paper's Theorem 1, proved in {doc}`steepest_descent`, with its Eq. 10 and 11. In code it is one link in a
+# with $G^{-1} = \bigl(\begin{smallmatrix} 4 & -2 \\ -2 & 4 \end{smallmatrix}\bigr)$ for a line, which is the paper's Theorem 1, proved in {doc}`steepest_descent`, with its Eq. 10 and 11. In code it is one link in a
 # chain of `optax` transformations. The first check writes Eq. 11 out by hand.
 
 # %%
@@ -358,8 +359,8 @@ plt.show()
 
 # %% [markdown]
 # {numref}`fig-functional-paths` shows the whole of both runs. The endpoints take nearly straight ways with the metric and
-# detours without it. In the right-hand panel the curves touch at first, as they must: two descent directions of the same
-# length do nearly equally well while most of the gradient pushes the line as a whole. They part when the line has to turn.
+# detours without it. In the right-hand panel the curves touch at first: while most of the gradient pushes the line as a
+# whole, both directions do nearly equally well. They part when the line has to turn.
 
 # %% mystnb={"figure": {"caption": "The two runs as a whole. Left: the paths of the two ends of the line, from the start (thin) to the end (thick). Right: the loss against the movement accumulated so far; lower at the same movement is better.", "name": "fig-functional-paths"}, "image": {"alt": "Left, paths of two endpoints in the weight plane; those with the metric are nearly straight, those without bend. Right, two falling curves of the loss on a logarithmic scale; the one with the metric is lower from a movement of one onwards."}} tags=["hide-input"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.3), width_ratios=(1.15, 1))
@@ -403,7 +404,7 @@ drawn = movement_ratio(start)
 ratios = np.array([movement_ratio(points) for points in jax.random.normal(jax.random.key(1), (30, 2, 2))])
 assert np.isfinite(ratios).all()
 print(
-    f"movement needed with the metric over movement without: {drawn:.2f} for the start drawn above;\n30 random starts (key 1):"
+    f"movement needed with the metric over movement without:\n{drawn:.2f} for the start drawn above;\n30 random starts (key 1):"
     f" median {np.median(ratios):.2f}, range {ratios.min():.2f} to {ratios.max():.2f}, below 1 in {(ratios < 1).sum()}"
 )
 
@@ -422,12 +423,11 @@ print(
 #
 # ```{math}
 # :label: eq-functional-kernel
-# \Delta M(s) = -\eta\, k(s, t)\, v ,
-# \qquad
-# k(s, t) = \begin{cases}
-#   a(s)^{\mathsf T} G^{-1} a(t) & \text{with the metric,} \\
-#   a(s)^{\mathsf T} a(t) & \text{without.}
-# \end{cases}
+# \begin{aligned}
+# \Delta M(s) &= -\eta\, k(s, t)\, v , \\
+# k(s, t) &= a(s)^{\mathsf T} G^{-1} a(t) && \text{with the metric,} \\
+# k(s, t) &= a(s)^{\mathsf T} a(t) && \text{without.}
+# \end{aligned}
 # ```
 #
 # How much of the movement at $t$ is passed on to $s$ is the profile $k(s, t) / k(t, t)$. For a line pulled at its end
@@ -492,7 +492,7 @@ for name, (manifold, t) in shapes.items():
     least = 1 / (manifold.basis(jnp.array(t)) @ manifold.inverse_gram() @ manifold.basis(jnp.array(t)))
     assert abs(float(jnp.mean(best**2)) - float(least)) < 1e-3  # the least possible is 1 / k(t, t)
     print(
-        f"{name}: root mean square {jnp.sqrt(jnp.mean(best**2)):.3f} with the metric,"
+        f"{name}:\n  root mean square {jnp.sqrt(jnp.mean(best**2)):.3f} with the metric,"
         f" {jnp.sqrt(jnp.mean(plain**2)):.3f} without; lowest {best.min():+.2f} and {plain.min():+.2f}"
     )
 
@@ -563,8 +563,7 @@ assert np.allclose(sizes["modulate, spread 0.5"] / one, [1.75, 1, 1.75], atol=0.
 # ## Limits of what was run
 #
 # The weight plane has two dimensions and the loss one neuron; the full gradient is used, without noise from batches. The
-# rates are matched on the first step, which is one choice among several: matched on the decrease of the loss, the picture
-# would be the same and the axis of {numref}`fig-functional-paths` another. Nothing in this chapter says that less movement makes a
+# rates are matched on the movement of the first step; other ways to match them were not run. Nothing in this chapter says that less movement makes a
 # *better* network, only that the step does what it claims. Whether it helps on photographs is measured in
 # {doc}`rotated_images`.
 #
