@@ -2,15 +2,19 @@
 
 import ast
 import contextlib
+import copy
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import inspect
 import itertools
 import json
+import linecache
 import math
 import os
 import platform
+import symtable
 import sys
 import textwrap
 import time
@@ -29,6 +33,7 @@ from tqdm.auto import tqdm
 
 _PRESETS = ("quick", "cpu", "paper")
 _VERSIONS = ("jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib")
+_COLUMNS = ("seed", "seconds", "device", "data", "stale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +44,15 @@ class Preset:
     seeds: int
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        _check_seeds(self.name, self.seeds)
+
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["settings"][name]
-        except KeyError:
-            raise AttributeError(f"the preset has no setting {name!r}; it has {sorted(self.__dict__)}") from None
+        settings = self.__dict__.get("settings", {})  # a copy is made before it has any
+        if name not in settings:
+            has = ", ".join(["name", "seeds", *settings])
+            raise AttributeError(f"the preset has no setting {name!r}; it has {has}")
+        return settings[name]
 
 
 def preset(**scales: Mapping[str, Any]) -> Preset:
@@ -64,10 +73,13 @@ def preset(**scales: Mapping[str, Any]) -> Preset:
     if name not in scales:
         raise ValueError(f"WMLIB_PRESET is {name!r}; this experiment has {', '.join(scales)}")
     settings = dict(scales[name])
-    seeds = settings.pop("seeds", None)
+    return Preset(name, _check_seeds(name, settings.pop("seeds", None)), settings)
+
+
+def _check_seeds(name: str, seeds: Any) -> int:
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"the preset {name!r} needs seeds, a whole number of at least 1, got {seeds!r}")
-    return Preset(name, seeds, settings)
+    return seeds
 
 
 def sweep(
@@ -94,19 +106,21 @@ def sweep(
     - `preset`: its name and its number of seeds.
     - `results`: the folder. Default: `WMLIB_RESULTS`, else the book's `book/results` (`_build/results` for the preset
       "quick", whose rows are computed again whenever the code has changed), else `results` here.
-    - `executor`: any `concurrent.futures.Executor`; default, one run after another in this process.
+    - `executor`: any `concurrent.futures.Executor`; default, one run after another in this process. One that uses
+      other processes must be able to import `run`, and must start them without forking this one.
     - `compute`: whether missing runs may be computed. Default: yes, unless `WMLIB_RECORDED_ONLY` is set (as when the
       book is built) and the preset is not "quick".
 
     **Returns:** a frame with a row for each run in the order of the grid, then seeds: the configuration, `seed`, the
-    metrics, the curves, `seconds`, `device`, `stale` (the row was computed by code that has changed since).
+    metrics (NaN where one was not finite), the curves, `seconds`, `device`, `data`, `stale` (the row was computed by
+    code that has changed since). A metric hides a setting of the same name.
 
     **Raises:** `ValueError` for an empty grid, a configuration that is not JSON or that occurs twice, or a damaged
     record file; `OSError` for a folder that cannot be written, before anything is computed; `LookupError` if runs are
     missing and may not be computed. An exception of `run` is passed on; what was recorded before stays.
     """
     configs = _configurations(grid)
-    path = _folder(results, preset) / f"{name}.jsonl"
+    path = _folder(results, preset).absolute() / f"{name}.jsonl"
     code = fingerprint(run)
     wanted = [(config, seed) for config in configs for seed in range(preset.seeds)]
     if compute is None:
@@ -114,8 +128,9 @@ def sweep(
     refresh = preset.name == "quick" or os.environ.get("WMLIB_RERUN") == "stale"
 
     def recorded() -> dict[str, dict[str, Any]]:
-        rows = {_identity(r["config"], r["seed"]): r for r in read_rows(path) if r["preset"] == preset.name}
-        return {k: r for k, r in rows.items() if r["code"] == code or not refresh}
+        rows = [r for r in read_rows(path) if r["preset"] == preset.name and (r["code"] == code or not refresh)]
+        # Of several rows of one run, the last; but one of the present code before any other.
+        return {_identity(r["config"], r["seed"]): r for r in sorted(rows, key=lambda r: r["code"] == code)}
 
     rows = recorded()
     # Seed by seed, so that a sweep that is stopped is a complete one of fewer seeds.
@@ -131,13 +146,11 @@ def sweep(
         known = f", about {np.median(seconds):.0f} s each" if seconds else ""
         print(f"{name}: {len(missing)} of {len(wanted)} runs to compute{known}", file=sys.stderr)
         task = _Task(name, run, preset.name, code, path)
-        if executor is None:
-            done = _in_turn(task, missing)
-        else:
-            done = (f.result() for f in as_completed([executor.submit(task, c, s) for c, s in missing]))
-        for _ in tqdm(done, total=len(missing), desc=name, file=sys.stderr, disable=None):
+        for _ in tqdm(_compute(task, missing, executor), total=len(missing), desc=name, file=sys.stderr, disable=None):
             pass
         rows = recorded()
+        if lost := [w for w in wanted if _identity(*w) not in rows]:
+            raise LookupError(f"{len(lost)} rows of {name!r} vanished from {path} during the sweep; start it again")
     return pd.DataFrame([_flat(rows[_identity(config, seed)], code) for config, seed in wanted])
 
 
@@ -155,7 +168,7 @@ class _Task:
         """Whether the run is recorded now; without `wait`, a run that another process computes is left to it."""
         identity = _identity(config, seed)
         claim = self.path.parent / ".claims" / hashlib.sha256(f"{self.path.stem}{identity}".encode()).hexdigest()[:16]
-        claim.parent.mkdir(exist_ok=True)
+        claim.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             try:  # the system drops the lock of a process that dies, so a killed run is free again
                 held.enter_context(filelock.FileLock(claim, timeout=-1 if wait else 0))
@@ -167,10 +180,10 @@ class _Task:
             ):
                 return True  # another process was faster
             start = time.perf_counter()
-            result = jax.block_until_ready(self.run(dict(config), jax.random.key(seed)))
+            result = jax.block_until_ready(self.run(copy.deepcopy(config), jax.random.key(seed)))
             seconds = time.perf_counter() - start
-            if "metrics" not in result:
-                raise ValueError(f"run must return a mapping with 'metrics', got the keys {sorted(result)}")
+            if not isinstance(result, Mapping) or not isinstance(result.get("metrics"), Mapping):
+                raise ValueError(f"run must return a mapping with 'metrics', numbers by name, got {result!r:.200}")
             device = jax.devices()[0]
             row = {
                 "experiment": self.name,
@@ -192,27 +205,39 @@ class _Task:
             return True
 
 
-def _in_turn(task: _Task, missing: Sequence[tuple[dict[str, Any], int]]) -> Iterator[tuple[dict[str, Any], int]]:
-    """Compute runs one after another; those of other processes are left for last, and waited for."""
+def _compute(task: _Task, runs: Sequence, executor: Executor | None, wait: bool = False) -> Iterator[tuple]:
+    """Compute runs; those that other processes are computing are left for last, and then waited for."""
+    futures = {} if executor is None else {executor.submit(task, *run, wait): run for run in runs}
+    if executor is None:
+        done = ((run, task(*run, wait)) for run in runs)
+    else:
+        done = ((futures[future], future.result()) for future in as_completed(futures))
     left = []
-    for config, seed in missing:
-        if task(config, seed, wait=False):
-            yield config, seed
-        else:
-            left.append((config, seed))
-    for config, seed in left:
-        task(config, seed)
-        yield config, seed
+    try:
+        for run, is_recorded in done:
+            if is_recorded:
+                yield run
+            else:
+                left.append(run)
+    finally:  # after an exception, begin nothing more
+        for future in futures:
+            future.cancel()
+    if left:
+        yield from _compute(task, left, executor, wait=True)
 
 
 def _configurations(grid) -> list[dict[str, Any]]:
     if isinstance(grid, Mapping):
+        if wrong := {k: v for k, v in grid.items() if isinstance(v, (str, Mapping)) or not isinstance(v, Iterable)}:
+            raise ValueError(f"a grid that is one mapping holds lists, got {wrong}; write [value] for a single one")
         configs = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     else:
         configs = [dict(config) for config in grid]
     if not configs:
         raise ValueError("the grid is empty; give at least one configuration")
     for config in configs:
+        if taken := config.keys() & {*_COLUMNS}:
+            raise ValueError(f"{', '.join(sorted(taken))} names a column of its own; call the setting something else")
         try:
             if json.loads(json.dumps(config)) != config:
                 raise TypeError("it does not survive being written and read")
@@ -255,8 +280,9 @@ def _writable(path: Path) -> None:
 
 def _flat(row: dict[str, Any], code: str) -> dict[str, Any]:
     """A recorded row as one level of columns."""
-    rest = {k: row[k] for k in ("seed", "seconds", "device", "data")}
-    return {**row["config"], **row["metrics"], **row["curves"], **rest, "stale": row["code"] != code}
+    metrics = {k: math.nan if v is None else v for k, v in row["metrics"].items()}
+    rest = {k: row.get(k) for k in _COLUMNS} | {"stale": row["code"] != code}
+    return {**row["config"], **metrics, **row["curves"], **rest}
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -299,12 +325,15 @@ def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     line = json.dumps(_plain(row), allow_nan=False).encode() + b"\n"
-    with filelock.FileLock(path.parent / ".claims" / f"{path.name}.lock"), open(path, "a+b") as file:
-        end = file.seek(0, os.SEEK_END)
+    lock = path.parent / ".claims" / f"{path.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock), open(path, "a+b") as file:
         file.seek(0)
-        keep = file.read().rfind(b"\n") + 1
-        if keep < end:
-            file.truncate(keep)
+        whole, newline, tail = file.read().rpartition(b"\n")
+        try:  # a last line that lacks nothing but its end is a row all the same
+            line = b"\n" * bool(tail and json.loads(tail)) + line
+        except ValueError:
+            file.truncate(len(whole + newline))
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
@@ -325,11 +354,50 @@ def _plain(value: Any) -> Any:
 def fingerprint(function: Callable) -> str:
     """A digest of the code that a function reaches: itself, and what it names in its own module and in wmlib.
 
-    Docstrings, comments, annotations, error messages and layout do not count; constants count by their value.
+    Docstrings, comments, annotations of arguments, error messages and layout do not count; constants count by their
+    value, also those it finds in an enclosing function, in a container or in a field of a dataclass.
+
+    **Raises:** `ValueError` if there is no source to read, as for a function typed at a prompt.
     """
-    home = function.__module__
+    function = inspect.unwrap(function)
+    home = getattr(function, "func", function).__module__
     parts: dict[tuple[str, str], str] = {}
-    queue: list[Any] = [inspect.unwrap(function)]
+    queue: list[Any] = []
+
+    def spell(value: Any) -> str:
+        """A value as text that is the same in every process."""
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
+            if not isinstance(value, (set, frozenset)) and ast.literal_eval(repr(value)) == value:
+                return repr(value)
+        if isinstance(value, functools.partial):
+            value = (value.func, value.args, value.keywords)
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(f'{k!r}: {spell(v)}' for k, v in value.items())}}}"
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(spell, value))}]"
+        if isinstance(value, (set, frozenset)):
+            return f"{{{', '.join(sorted(map(spell, value)))}}}"
+        if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+                value = jax.random.key_data(value)
+            return f"{value.dtype}{value.shape} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+            return f"{spell(type(value))}({spell(fields)})"
+        definition = value if isinstance(value, type) else _unwrap(value)
+        if not isinstance(definition, (types.FunctionType, type)):
+            return repr(value) if isinstance(value, float) else type(value).__qualname__
+        if definition.__module__ == home or definition.__module__.startswith("wmlib."):
+            # A module that registers rules is one definition: they act without being named.
+            queue.append(_registering_module(definition) or definition)
+        return f"{'' if definition.__module__ == home else definition.__module__}.{definition.__qualname__}"
+
+    if isinstance(function, types.FunctionType):
+        spell(function)
+    else:
+        parts["", ""] = spell(function)
+    if not queue:
+        raise ValueError(f"the code of {function!r} cannot be followed; give a function that def makes")
     while queue:
         definition = queue.pop()
         if isinstance(definition, types.ModuleType):
@@ -339,20 +407,62 @@ def fingerprint(function: Callable) -> str:
         place = ("" if module.__name__ == home else module.__name__, name)
         if place in parts:
             continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(definition)))
-        parts[place] = ast.unparse(_Essence().visit(tree))
+        tree = _Essence().visit(ast.parse(_source(definition)))
+        parts[place] = ast.unparse(tree)
+        scope, among = {**vars(module), **_enclosing(definition)}, _free_names(parts[place])
         for node in ast.walk(tree):
-            if not isinstance(node, (ast.Name, ast.Attribute)):
-                continue
-            value = _resolve(node, vars(module))
-            if isinstance(value, (types.FunctionType, type)):
-                if value.__module__ == home or value.__module__.startswith("wmlib."):
-                    # A module that registers rules is one definition: they act without being named.
-                    queue.append(_registering_module(value) or value)
-            elif isinstance(value, (bool, int, float, str, tuple, list, dict)):
-                parts[(place[0], ast.unparse(node))] = repr(value)
+            if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
+                value = _resolve(node, scope)
+                if isinstance(value, (types.FunctionType, type)):
+                    spell(value)
+                elif isinstance(value, _CONSTANTS) or (
+                    dataclasses.is_dataclass(value) and not isinstance(value, Preset)
+                ):
+                    parts[(place[0], ast.unparse(node))] = spell(value)
     text = "\n".join(f"{place}: {body}" for place, body in sorted(parts.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_CONSTANTS = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
+_CONSTANTS += (np.ndarray, np.generic, jax.Array, functools.partial)
+
+
+def _source(definition: Any) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(definition))
+    except (OSError, TypeError) as error:
+        # A class made in a notebook: Python finds the cell of a function, but not that of a class.
+        for entry in reversed([*linecache.cache.values()]):
+            if isinstance(definition, type) and len(entry) == 4 and entry[1] is None:
+                with contextlib.suppress(SyntaxError):
+                    for node in ast.parse("".join(entry[2])).body:
+                        if isinstance(node, ast.ClassDef) and node.name == definition.__qualname__:
+                            return ast.unparse(node)
+        raise ValueError(
+            f"the code of {definition.__qualname__} cannot be read; define it in a file or a notebook"
+        ) from error
+
+
+def _free_names(text: str) -> set[str]:
+    """The names that code takes from outside itself: a variable of its own may be called like a constant."""
+    names, tables = set(), [symtable.symtable(text, "code", "exec")]
+    for table in tables:
+        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+        tables += table.get_children()
+    return names
+
+
+def _enclosing(definition: Any) -> dict[str, Any]:
+    """The variables that a function finds in the functions around it."""
+    found = {}
+    for name, cell in zip(
+        getattr(getattr(definition, "__code__", None), "co_freevars", ()),
+        getattr(definition, "__closure__", None) or (),
+        strict=True,
+    ):
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            found[name] = cell.cell_contents
+    return found
 
 
 class _Essence(ast.NodeTransformer):
@@ -371,13 +481,24 @@ class _Essence(ast.NodeTransformer):
         return node
 
 
+def _root(node: ast.expr) -> str | None:
+    """The first of some names joined by dots."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
 def _resolve(node: ast.expr, scope: Mapping[str, Any]) -> Any:
-    """The value of a name, or of names in modules joined by dots; None if it is anything else."""
+    """The value of a name, of names in modules joined by dots, or of a preset's setting; None for anything else."""
     if isinstance(node, ast.Attribute):
         owner = _resolve(node.value, scope)
-        value = getattr(owner, node.attr, None) if isinstance(owner, types.ModuleType) else None
+        value = getattr(owner, node.attr, None) if isinstance(owner, (types.ModuleType, Preset)) else None
     else:
         value = scope.get(node.id) if isinstance(node, ast.Name) else None
+    return _unwrap(value)
+
+
+def _unwrap(value: Any) -> Any:
     return inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
 
 
