@@ -425,10 +425,11 @@ print(
 # :label: eq-functional-kernel
 # \begin{aligned}
 # \Delta M(s) &= -\eta\, k(s, t)\, v , \\
-# k(s, t) &= a(s)^{\mathsf T} G^{-1} a(t) && \text{with the metric,} \\
-# k(s, t) &= a(s)^{\mathsf T} a(t) && \text{without.}
+# k(s, t) &= a(s)^{\mathsf T} G^{-1} a(t)
 # \end{aligned}
 # ```
+#
+# with the metric, and without it $k(s, t) = a(s)^{\mathsf T} a(t)$.
 #
 # How much of the movement at $t$ is passed on to $s$ is the profile $k(s, t) / k(t, t)$. For a line pulled at its end
 # $t = 1$ it is $s$ without the metric, and with it
