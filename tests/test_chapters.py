@@ -42,4 +42,4 @@ def test_chapter_runs_as_a_script(path, tmp_path):
 
 
 def _results() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (ROOT / "book/results").glob("*")}
+    return {path.name: path.read_bytes() for path in (ROOT / "book/results").glob("*.jsonl")}

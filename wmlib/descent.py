@@ -103,7 +103,7 @@ def solve_metric(
         raise ValueError(f"the gradient must have the structure and shapes of the points, got {shapes[1]}, {shapes[0]}")
     if jnp.ndim(contexts) == 0 or len(contexts) == 0:
         raise ValueError("contexts must hold at least one context along its first axis; draw some with .sample")
-    if not damping >= 0:
+    if isinstance(damping, (int, float)) and not damping >= 0:
         raise ValueError(f"damping must be at least 0, got {damping!r}")
 
     def sweep(p):
@@ -118,11 +118,17 @@ def solve_metric(
 
     structure = jax.eval_shape(lambda: points)
     operator = lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
-    solution = lx.linear_solve(operator, gradient, lx.CG(rtol=rtol, atol=atol, max_steps=max_steps))
-    residual = jax.tree.map(lambda a, b: a - b, product(solution.value), gradient)
+    solution = lx.linear_solve(operator, gradient, lx.CG(rtol=rtol, atol=atol, max_steps=max_steps), throw=False)
+    value = eqx.error_if(
+        solution.value,
+        solution.result != lx.RESULTS.successful,
+        "the conjugate gradient method did not reach its tolerance: if some movements of the points do not move the"
+        " manifold, give damping > 0; otherwise increase max_steps or rtol",
+    )
+    residual = jax.tree.map(lambda a, b: a - b, product(value), gradient)
     size = _norm(gradient)
     relative = _norm(residual) / jnp.where(size == 0, 1, size)
-    return MetricSolution(solution.value, {"steps": solution.stats["num_steps"], "relative_residual": relative})
+    return MetricSolution(value, {"steps": solution.stats["num_steps"], "relative_residual": relative})
 
 
 def _norm(tree: PyTree[Array]) -> Array:
