@@ -132,12 +132,15 @@ def _decode(name: str, table, size: int | None):
         labels = labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32)
     values = [table[column].to_pylist() for column in columns]
     if columns[0] in ("img", "image"):
-        return np.stack([_image(value["bytes"]) for value in values[0]]), labels
+        return np.stack([_image(value["bytes"], name, row) for row, value in enumerate(values[0])]), labels
     return (values[0] if len(values) == 1 else list(zip(*values, strict=True))), labels
 
 
-def _image(encoded: bytes) -> np.ndarray:
+def _image(encoded: bytes, name: str, row: int) -> np.ndarray:
     from PIL import Image
 
-    pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32) / 255
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32) / 255
+    except OSError as error:
+        raise ValueError(f"image {row} of {name} cannot be decoded ({error}); copy or download the file again") from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -347,6 +347,6 @@ def _draw(weight: Array, manifold: AbstractManifold, spread: float, key: PRNGKey
     values, vectors = np.linalg.eigh(gram)
     whiten = vectors @ np.diag(values**-0.5) @ vectors.T  # E_s|Σ a_k D_k|² = n per weight
     centred = (np.eye(n) - np.outer(c, c @ gram)) @ whiten / np.sqrt(n - 1)  # less its mean over s: n - 1
-    noise = jax.random.normal(key, weight.shape[:0] + (n, *weight.shape), weight.dtype)
+    noise = jax.random.normal(key, (n, *weight.shape), weight.dtype)
     deviation = jnp.tensordot(jnp.asarray(centred, weight.dtype), noise, 1)
     return centre + spread * weight.std() * deviation
