@@ -6,9 +6,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 # Every annotation of the library is checked at run time, shapes included. Before anything imports it.
 install_import_hook("wmlib", "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests of optax's own optimisers, which mix types that strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -120,7 +120,7 @@ class TestPrecondition:
         ],
         ids=["sgd", "nesterov", "adam", "adamw", "lion"],
     )
-    def test_chains_with_any_optimiser_under_jit(self, optimiser):
+    def test_chains_with_any_optimiser_under_jit(self, standard_promotion, optimiser):
         shape = wm.Ellipse()
         chain = optax.chain(wm.precondition(shape), optimiser)
         params = gradients = gradient_of(shape)
@@ -145,7 +145,7 @@ class TestPrecondition:
         assert_close(got, apply(wm.precondition(wm.Ellipse(), density), gradient))
 
     @pytest.mark.parametrize("optimiser", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)], ids=["momentum", "adam"])
-    def test_does_not_move_a_tether(self, optimiser):
+    def test_does_not_move_a_tether(self, standard_promotion, optimiser):
         shape = wm.TetheredRod()
         chain = optax.chain(wm.precondition(shape), optimiser)
         params = start = gradient_of(shape)

@@ -85,19 +85,21 @@ class TestCNN:
     def test_of_the_paper_has_its_number_of_weights(self):
         model = eqx.filter_eval_shape(lambda: CNN(key=KEY))
         by_hand = (3 * 9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 128 + (128 * 4 * 4 + 1) * 512 + (512 + 1) * 10
-        assert sum(leaf.size for leaf in jax.tree.leaves(model)) == by_hand == 1_146_954
+        assert sum(leaf.size for leaf in jax.tree.leaves(model)) == by_hand == 1_147_466
 
     def test_has_room_for_extra_inputs_of_the_hidden_layer(self):
         model = fill(lambda: CNN((1, 8, 8), widths=(2, 3), units=5, extra=4, key=KEY))
         assert model.hidden.weight.shape == (5, 3 * 2 * 2 + 4)
-        features = model.features(images(1, 8, 8))
+        features = model.features(jnp.asarray(images(1, 8, 8)))
         assert features.shape == (12,)
         assert model.classify(jnp.concatenate([features, jnp.zeros(4)])).shape == (10,)
 
     def test_lets_each_layer_be_adapted_before_its_rectifier(self):
         model = fill(lambda: CNN((1, 8, 8), widths=(2, 3), units=5, key=KEY))
         seen = []
-        silent = model.features(images(1, 8, 8), lambda layer, h: (seen.append((layer, h.shape)), -jnp.abs(h))[1])
+        silent = model.features(
+            jnp.asarray(images(1, 8, 8)), lambda layer, h: (seen.append((layer, h.shape)), -jnp.abs(h))[1]
+        )
         assert seen == [(0, (2, 8, 8)), (1, (3, 4, 4))]
         assert not silent.any()
 

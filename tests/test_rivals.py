@@ -33,7 +33,9 @@ def count(make) -> int:
 
 def rows(net, s) -> np.ndarray:
     """The logits of one image in many contexts."""
-    return np.asarray(eqx.filter_jit(jax.vmap(net, in_axes=(None, 0)))(X, jnp.asarray(s, jnp.float32)))
+    return np.asarray(
+        eqx.filter_jit(lambda net, s: jax.vmap(net, in_axes=(None, 0))(X, s))(net, jnp.asarray(s, jnp.float32))
+    )
 
 
 def circle(s: float) -> np.ndarray:
@@ -48,7 +50,7 @@ def relu(x):
 def test_is_called_as_a_modulated_network_is(rival):
     net = fill(lambda: rival(**SIZES, key=KEY))
     batch, s = jnp.stack([X, -X, 2 * X]), jnp.array([0.1, 0.4, 0.9])
-    y = eqx.filter_jit(jax.vmap(net))(batch, s)
+    y = eqx.filter_jit(lambda net, x, s: jax.vmap(net)(x, s))(net, batch, s)
     assert y.shape == (3, 4)
     np.testing.assert_allclose(y[1], net(batch[1], s[1]), rtol=1e-4, atol=1e-4)
 

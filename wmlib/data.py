@@ -142,5 +142,7 @@ def _image(encoded: bytes, name: str, row: int) -> np.ndarray:
     try:
         pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32) / 255
     except OSError as error:
-        raise ValueError(f"image {row} of {name} cannot be decoded ({error}); copy or download the file again") from error
+        raise ValueError(
+            f"image {row} of {name} cannot be decoded ({error}); copy or download the file again"
+        ) from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

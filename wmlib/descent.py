@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from .manifolds import AbstractManifold
 from .modulation import BasisPoints
@@ -72,7 +72,7 @@ def solve_metric(
     manifold: Callable[[Array, PyTree[Array]], PyTree[Array]],
     points: PyTree[Array],
     gradient: PyTree[Array],
-    contexts: Float[Array, "samples ..."],
+    contexts: Array,
     *,
     rtol: float = 1e-5,
     atol: float = 1e-8,
@@ -89,7 +89,7 @@ def solve_metric(
     - `manifold`: any differentiable `M(s, P)`, from one context and the points to weights.
     - `points`: `P`, a tree of arrays.
     - `gradient`: `g`, of the same structure.
-    - `contexts`: a sample of `s`, to average over; its first axis counts the samples.
+    - `contexts`: a sample of `s`, to average over, of shape `(samples, ...)`.
     - `rtol`, `atol`, `max_steps`: of `lineax.CG`.
     - `damping`: added to the metric; needed if some movements of the points do not move the manifold.
 

@@ -23,7 +23,7 @@ def _halve(x: Float[Array, "channels height width"]) -> Float[Array, "channels h
 class CNN(eqx.Module):
     """Three 3 × 3 convolutions, each with ReLU and 2 × 2 max-pooling, then one hidden layer of ReLU units.
 
-    `CNN(key=key)` is the paper's: (32, 64, 128) filters and 512 units on 3 × 32 × 32 images, 1,146,954 weights.
+    `CNN(key=key)` is the paper's: (32, 64, 128) filters and 512 units on 3 × 32 × 32 images, 1,147,466 weights.
 
     **Reference:** Benjamin et al. (2025), appendix D.
     """
