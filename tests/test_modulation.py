@@ -626,10 +626,10 @@ class TestNet:
         x, s = normal(5, 4), contexts(net.manifold, 5)
         batched = compiled(jax.vmap(net))(x, s)
         assert_close(batched[1], net(x[1], s[1]), 1e-5)
-        assert_close(eqx.filter_jit(eqx.filter_vmap(net))(x, s), batched, 1e-5)
+        assert_close(eqx.filter_jit(lambda x, s: eqx.filter_vmap(net)(x, s))(x, s), batched, 1e-5)
         assert_close(jax.lax.scan(lambda c, xs: (c, net(*xs)), None, (x, s))[1], batched, 1e-5)
         assert_close(compiled(jax.vmap(net, in_axes=(None, 0)))(x[0], s)[0], batched[0], 1e-5)
-        assert_close(compiled(jax.vmap(jax.checkpoint(net)))(x, s), batched, 1e-5)
+        assert_close(compiled(jax.vmap(jax.checkpoint(lambda x, s: net(x, s))))(x, s), batched, 1e-5)
         assert eqx.filter_eval_shape(net, x[0], s[0]).shape == (3,)
 
     def test_has_forward_derivatives_and_hessians(self, net):
