@@ -27,6 +27,7 @@ from typing import Any
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -207,9 +208,11 @@ class _Task:
 
 def _compute(task: _Task, runs: Sequence, executor: Executor | None, wait: bool = False) -> Iterator[tuple]:
     """Compute runs; those that other processes are computing are left for last, and then waited for."""
-    futures = {} if executor is None else {executor.submit(task, *run, wait): run for run in runs}
+    futures = (
+        {} if executor is None else {executor.submit(task, config, seed, wait): (config, seed) for config, seed in runs}
+    )
     if executor is None:
-        done = ((run, task(*run, wait)) for run in runs)
+        done = (((config, seed), task(config, seed, wait)) for config, seed in runs)
     else:
         done = ((futures[future], future.result()) for future in as_completed(futures))
     left = []
@@ -378,7 +381,7 @@ def fingerprint(function: Callable) -> str:
         if isinstance(value, (set, frozenset)):
             return f"{{{', '.join(sorted(map(spell, value)))}}}"
         if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-            if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
             return f"{value.dtype}{value.shape} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
