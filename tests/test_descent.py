@@ -331,10 +331,12 @@ class TestSolveMetric:
     def dense(self, function: Callable, points: Any, gradient: Any, contexts: Any, damping: float = 0.0) -> Any:
         flat, unflatten = jax.flatten_util.ravel_pytree(points)
         g, _ = jax.flatten_util.ravel_pytree(gradient)
-        metric = damping * np.eye(len(flat))
-        for s in contexts:
-            j = jax.jacobian(lambda p, s=s: jax.flatten_util.ravel_pytree(function(s, unflatten(p)))[0])(flat)
-            metric += np.asarray(j.T @ j) / len(contexts)
+
+        def jacobian(s):
+            return jax.jacobian(lambda p: jax.flatten_util.ravel_pytree(function(s, unflatten(p)))[0])(flat)
+
+        j = np.asarray(compiled(jax.vmap(jacobian))(contexts))
+        metric = np.einsum("smk,sml->kl", j, j) / len(contexts) + damping * np.eye(len(flat))
         return unflatten(jnp.asarray(np.linalg.solve(metric, g)))
 
     @pytest.mark.parametrize("damping", [0, 0.5])

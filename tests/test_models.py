@@ -129,7 +129,7 @@ class TestCNN:
 
 
 class TestPooling:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(st.integers(1, 3), st.integers(2, 9), st.integers(2, 9))
     def test_is_that_of_equinox_at_odd_sizes_too(self, channels, height, width):
         x = images(channels, height, width)
