@@ -13,6 +13,8 @@ from jaxtyping import install_import_hook
 install_import_hook("wmlib", "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Most programs of the tests run once: compiling them is what takes the time.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Steepest descent: the inverse metric as an optax transformation, and the matrix-free solve."""
 
-import functools
 import re
 from collections.abc import Callable
 from typing import Any, final
@@ -28,7 +27,6 @@ SHAPES = [
     wm.Product(wm.Line(), wm.Ellipse()),
 ]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=repr)
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture
@@ -125,7 +123,7 @@ class TestPrecondition:
         chain = optax.chain(wm.precondition(shape), optimiser)
         params = gradients = gradient_of(shape)
         state, wanted_state = chain.init(params), optimiser.init(params)
-        update, wanted_update = compiled(chain.update), compiled(optimiser.update)
+        update, wanted_update = jax.jit(chain.update), jax.jit(optimiser.update)
         for seed in range(3):
             gradients = jax.tree.map(lambda x, s=seed: normal(*x.shape, seed=s), gradients)
             got, state = update(gradients, state, params)
@@ -141,7 +139,7 @@ class TestPrecondition:
     def test_can_be_made_inside_jit(self):
         gradient = gradient_of(wm.Ellipse())
         density = np.linspace(0, 0.9, 10)
-        got = compiled(lambda g: apply(wm.precondition(wm.Ellipse(), density), g))(gradient)
+        got = jax.jit(lambda g: apply(wm.precondition(wm.Ellipse(), density), g))(gradient)
         assert_close(got, apply(wm.precondition(wm.Ellipse(), density), gradient))
 
     @pytest.mark.parametrize("optimiser", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)], ids=["momentum", "adam"])
@@ -182,7 +180,7 @@ class TestPrecondition:
         def loss(params):
             return jnp.sum(jax.vmap(eqx.combine(params, static))(x, s) ** 2)
 
-        @compiled
+        @jax.jit
         def step(params, state):
             value, gradient = jax.value_and_grad(loss)(params)
             updates, state = chain.update(gradient, state, params)
@@ -201,7 +199,7 @@ class TestPrecondition:
         with pytest.raises(ValueError, match=message):
             apply(transformation, gradient_of(wm.Line()))
         with pytest.raises(ValueError, match=message):
-            compiled(lambda g: apply(transformation, g))(gradient_of(wm.Line()))
+            jax.jit(lambda g: apply(transformation, g))(gradient_of(wm.Line()))
 
     def test_needs_basis_points(self):
         transformation = wm.precondition(wm.Line())
@@ -267,7 +265,7 @@ class TestSteepestDescent:
             return (optax.apply_updates(points, updates), state), None
 
         points = wm.BasisPoints(jnp.asarray(points))
-        (points, _), _ = compiled(lambda c: jax.lax.scan(step, c, None, length=8))((points, chain.init(points)))
+        (points, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, length=8))((points, chain.init(points)))
         return np.asarray(curve(points))
 
     def test_moves_a_curve_alike_in_every_basis_and_plain_descent_does_not(self, float64):
@@ -335,24 +333,27 @@ class TestSolveMetric:
         def jacobian(s):
             return jax.jacobian(lambda p: jax.flatten_util.ravel_pytree(function(s, unflatten(p)))[0])(flat)
 
-        j = np.asarray(compiled(jax.vmap(jacobian))(contexts))
+        j = np.asarray(jax.jit(jax.vmap(jacobian))(contexts))
         metric = np.einsum("smk,sml->kl", j, j) / len(contexts) + damping * np.eye(len(flat))
         return unflatten(jnp.asarray(np.linalg.solve(metric, g)))
 
     @pytest.mark.parametrize("damping", [0, 0.5])
     def test_equals_the_dense_solution_for_a_curved_manifold(self, problem, damping):
-        solution = wm.solve_metric(curved, *problem, rtol=1e-12, atol=1e-12, damping=float(damping))
+        options = dict(rtol=1e-12, atol=1e-12, damping=float(damping))
+        solution = jax.jit(lambda *arguments: wm.solve_metric(curved, *arguments, **options))(*problem)
         assert_close(solution.value, self.dense(curved, *problem, damping), 1e-8)
         assert 0 < int(solution.stats["steps"]) <= 40
         assert float(solution.stats["relative_residual"]) < 1e-9
 
-    @pytest.mark.parametrize("shape", [wm.Line(), wm.Ellipse(), wm.BSpline(5)], ids=repr)
+    @pytest.mark.parametrize("shape", [wm.Line(), wm.BSpline(5)], ids=repr)
     def test_equals_the_inverse_gram_matrix_for_a_linear_manifold(self, shape, float64):
         contexts = np.linspace(0, 1, 30)
         points, gradient = (normal(shape.size, 4, seed=seed) for seed in (1, 2))
-        solution = wm.solve_metric(
-            lambda s, p: shape.basis(s) @ p, points, gradient, jnp.asarray(contexts), rtol=1e-12, atol=1e-12
-        )
+
+        def solve(contexts):
+            return wm.solve_metric(lambda s, p: shape.basis(s) @ p, points, gradient, contexts, rtol=1e-12, atol=1e-12)
+
+        solution = jax.jit(solve)(jnp.asarray(contexts))
         np.testing.assert_allclose(solution.value, shape.inverse_gram(contexts) @ gradient, rtol=1e-7)
 
     def test_works_in_single_precision_and_under_jit(self):
@@ -377,7 +378,9 @@ class TestSolveMetric:
 
     def test_of_no_gradient_is_no_step(self, problem):
         points, gradient, contexts = problem
-        solution = wm.solve_metric(curved, points, jax.tree.map(jnp.zeros_like, gradient), contexts)
+        solution = jax.jit(lambda *arguments: wm.solve_metric(curved, *arguments))(
+            points, jax.tree.map(jnp.zeros_like, gradient), contexts
+        )
         assert all(not leaf.any() for leaf in jax.tree.leaves(solution.value))
         assert solution.stats["relative_residual"] == 0
 

@@ -55,6 +55,7 @@ ONE_OF_EACH = [
 ]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=repr)
 one_of_each = pytest.mark.parametrize("shape", ONE_OF_EACH, ids=repr)
+some = pytest.mark.parametrize("shape", [wm.Line(), wm.BSpline(6), wm.Sphere(1), ONE_OF_EACH[-1]], ids=repr)
 
 
 @pytest.fixture
@@ -177,7 +178,8 @@ class TestBasis:
         batched = jax.jit(jax.vmap(shape.basis))(contexts)
         scanned = jax.lax.scan(lambda carry, s: (carry, shape.basis(s)), None, contexts)[1]
         np.testing.assert_allclose(scanned, batched, atol=1e-6)
-        np.testing.assert_allclose(shape.basis(contexts[1]), batched[1], atol=1e-6)
+        if not isinstance(shape, (wm.Sphere, wm.BSpline)):  # hundreds of small compilations
+            np.testing.assert_allclose(shape.basis(contexts[1]), batched[1], atol=1e-6)
 
     @one_of_each
     def test_has_the_gradient_of_its_finite_differences(self, shape, float64):
@@ -191,8 +193,8 @@ class TestBasis:
             difference = (flat(contexts + 1e-6 * direction) - flat(contexts - 1e-6 * direction)) / 2e-6
             np.testing.assert_allclose(gradient[:, :, axis], difference, atol=1e-7 * shape.size)
 
-    @one_of_each
-    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    @some
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_keeps_the_floating_type_of_the_context(self, shape, dtype):
         s = jnp.asarray(samples(shape, 1)[0], dtype)
         a = jax.jit(shape.basis)(s)
@@ -431,7 +433,7 @@ class TestDensity:
             )
             assert not inverse[~shape._movable].any()
 
-    @one_of_each
+    @some
     def test_counts_contexts_as_often_as_they_occur_in_any_order(self, shape):
         contexts = samples(shape, 30)
         repeated = np.concatenate([contexts, contexts[:10]])
@@ -440,7 +442,7 @@ class TestDensity:
         np.testing.assert_allclose(shape.gram(repeated), a.T @ (weights[:, None] * a), atol=1e-5)
         np.testing.assert_allclose(shape.gram(repeated[::-1]), shape.gram(repeated), atol=1e-5)
 
-    @one_of_each
+    @some
     def test_of_many_uniform_contexts_is_nearly_uniform(self, shape):
         np.testing.assert_allclose(shape.gram(samples(shape, 20_000)), shape.gram(), atol=0.1)
 

@@ -103,10 +103,6 @@ def modulate(model: Any, shape: wm.AbstractManifold, **options: Any) -> wm.Modul
     return wm.Modulated(jax.tree.map(draw, net.model, model, is_leaf=is_points), shape)
 
 
-# Without the passes that make a program fast: these run once.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def assert_close(got, wanted, tolerance: float):
     """Trees of arrays agree to a tolerance relative to the largest entry of each array, or 1."""
     got, wanted = jax.tree.leaves(got), jax.tree.leaves(wanted)
@@ -140,7 +136,7 @@ def assert_equals_naive(net: wm.Modulated, x: Any, s: jax.Array, tolerance: floa
                 results.append(outputs(forward, points, floating, s))
         return results
 
-    got, wanted = compiled(both)(points, floating, s)
+    got, wanted = jax.jit(both)(points, floating, s)
     assert_close(got, wanted, tolerance)
 
 
@@ -282,20 +278,20 @@ GRADIENTS_TOO = (
 
 
 class TestSameAsWeightsBuiltForEachExample:
-    @pytest.mark.parametrize("layer", LAYERS)
+    @pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer not in GRADIENTS_TOO])
     def test_in_outputs_through(self, layer):
         net = modulate(fill(LAYERS[layer].make), wm.Ellipse())
         assert_equals_naive(net, LAYERS[layer].inputs, contexts(net.manifold, B), gradients=False)
 
     @pytest.mark.parametrize("layer", GRADIENTS_TOO)
-    def test_in_gradients_through(self, layer):
+    def test_in_outputs_and_gradients_through(self, layer):
         net = modulate(fill(LAYERS[layer].make), wm.Ellipse())
         assert_equals_naive(net, LAYERS[layer].inputs, contexts(net.manifold, B))
 
     @every_shape
     def test_on(self, shape):
         net = modulate(fill(lambda: eqx.nn.Linear(4, 2, key=KEY)), shape)
-        assert_equals_naive(net, (normal(B, 4),), contexts(shape, B))
+        assert_equals_naive(net, (normal(B, 4),), contexts(shape, B), gradients=shape in (wm.Sphere(2), wm.BSpline(6)))
 
     @pytest.mark.parametrize("layer", ["conv2d, more filters", "conv2d, fewer filters", "transformer"])
     def test_to_the_last_digits_in_float64_through(self, layer, float64):
@@ -323,8 +319,8 @@ class TestSameAsWeightsBuiltForEachExample:
     def test_under_dropout_with_the_same_key(self):
         net = modulate(fill(lambda: Dropped(eqx.nn.Linear(4, 40, key=KEY), eqx.nn.Dropout(0.5))), wm.Ellipse())
         x, s, keys = normal(B, 4), contexts(net.manifold, B), jax.random.split(KEY, B)
-        got = compiled(jax.vmap(lambda x, s, key: net(x, s, key=key)))(x, s, keys)
-        wanted = compiled(jax.vmap(lambda x, s, key: net.at(s)(x, key=key)))(x, s, keys)
+        got = jax.jit(jax.vmap(lambda x, s, key: net(x, s, key=key)))(x, s, keys)
+        wanted = jax.jit(jax.vmap(lambda x, s, key: net.at(s)(x, key=key)))(x, s, keys)
         assert (got == 0).any(axis=1).all()
         assert_close(got, wanted, 1e-5)
 
@@ -511,24 +507,27 @@ class TestNeverBuildsTheWeightsOfOneExample:
         assert largest(lambda s: jax.vmap(net.squared_norm)(s), s) <= max(3 * 30 * 30, self.N * 9)
 
 
+DRAWN = [wm.Line(), wm.Ellipse(), wm.BSpline(6), wm.Sphere(2), wm.Simplex(3), wm.Product(wm.Ellipse(), wm.Line())]
+
+
 @functools.cache
 def drawn(shape: wm.AbstractManifold, spread: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An array of weights, its points, and the coefficients of the constant function, `sum_k c_k a_k(s) = 1`."""
     linear = fill(lambda: eqx.nn.Linear(100, 200, key=KEY))
-    points = compiled(lambda key: wm.modulate(linear, shape, key=key, spread=spread).model.weight.value)(KEY)
-    a = np.asarray(compiled(jax.vmap(shape.basis))(contexts(shape, 500)))
+    points = jax.jit(lambda key: wm.modulate(linear, shape, key=key, spread=spread).model.weight.value)(KEY)
+    a = np.asarray(jax.jit(jax.vmap(shape.basis))(contexts(shape, 500)))
     constant = np.linalg.lstsq(a, np.ones(len(a)), rcond=None)[0]
     return np.asarray(linear.weight), np.asarray(points), constant
 
 
 class TestPoints:
-    @every_shape
+    @pytest.mark.parametrize("shape", DRAWN, ids=repr)
     def test_average_to_the_model_over_uniform_contexts(self, shape):
         weight, points, constant = drawn(shape)
         mean = np.tensordot(np.asarray(shape.gram()) @ constant, points, 1)  # E[a] = E[a (a · c)] = G c
         np.testing.assert_allclose(mean, weight, atol=1e-5)
 
-    @pytest.mark.parametrize(("shape", "spread"), [*((s, 0.5) for s in SHAPES), (wm.Ellipse(), 0.1), (wm.Line(), 3)])
+    @pytest.mark.parametrize(("shape", "spread"), [*((s, 0.5) for s in DRAWN), (wm.Line(), 3)])
     def test_lie_at_the_root_mean_square_distance_of_the_spread(self, shape, spread):
         # E_s|M(s) - W|^2 by the metric: the deviations of the points are the points of the deviation.
         weight, points, constant = drawn(shape, spread)
@@ -540,7 +539,7 @@ class TestPoints:
     def test_lie_at_that_distance_for_contexts_that_were_drawn(self):
         shape = wm.BSpline(6)
         weight, points, _ = drawn(shape)
-        a = np.asarray(compiled(jax.vmap(shape.basis))(contexts(shape, 500)))
+        a = np.asarray(jax.jit(jax.vmap(shape.basis))(contexts(shape, 500)))
         distance = np.sqrt(np.mean((np.tensordot(a, points, 1) - weight) ** 2))
         assert distance == pytest.approx(0.5 * weight.std(), rel=0.1)
 
@@ -548,7 +547,7 @@ class TestPoints:
     def test_of_no_spread_make_one_function_whatever_the_context(self, shape):
         model = fill(lambda: eqx.nn.Linear(4, 3, key=KEY))
         make = functools.partial(wm.modulate, model, shape, key=KEY, spread=0)
-        y = compiled(lambda x, s: jax.vmap(make(), in_axes=(None, 0))(x, s))(normal(4), contexts(shape, 9))
+        y = jax.jit(lambda x, s: jax.vmap(make(), in_axes=(None, 0))(x, s))(normal(4), contexts(shape, 9))
         np.testing.assert_allclose(y, np.tile(model(normal(4)), (9, 1)), atol=1e-5)
 
     def test_of_a_constant_array_start_constant(self):
@@ -558,7 +557,7 @@ class TestPoints:
 
     def test_follow_the_key(self):
         model = fill(lambda: eqx.nn.Linear(3, 3, key=KEY))
-        draw = compiled(lambda key: wm.modulate(model, wm.Line(), key=key).model.weight.value)
+        draw = jax.jit(lambda key: wm.modulate(model, wm.Line(), key=key).model.weight.value)
         first, other = draw(KEY), draw(jax.random.key(1))
         np.testing.assert_array_equal(first, draw(KEY))
         assert (first != other).all()
@@ -571,7 +570,7 @@ class TestPoints:
         assert all(is_points(p) for p in jax.tree.leaves(params, is_leaf=is_points))
         optimiser = optax.adam(1e-2)
 
-        @compiled
+        @jax.jit
         def step(params, state):
             def loss(params):
                 net = eqx.combine(params, static)
@@ -597,14 +596,16 @@ class TestPoints:
         assert eqx.tree_equal(read, net)
         assert not eqx.tree_equal(other, net)
 
-    def test_can_be_drawn_inside_jit_and_for_many_keys(self):
-        def make(key):
-            return wm.modulate(eqx.nn.Linear(3, 2, key=key), wm.Ellipse(), key=key)
+    def test_can_be_drawn_inside_jit_for_many_keys_at_once(self):
+        model = fill(lambda: eqx.nn.Linear(3, 2, key=KEY))
+        x, keys = normal(3), jax.random.split(KEY, 4)
 
-        nets = eqx.filter_jit(eqx.filter_vmap(make))(jax.random.split(KEY, 4))
-        assert nets.model.weight.value.shape == (4, 3, 2, 3)
-        y = eqx.filter_vmap(lambda net, x: net(x, 0.3), in_axes=(eqx.if_array(0), None))(nets, normal(3))
-        assert_close(y[2], make(jax.random.split(KEY, 4)[2])(normal(3), 0.3), 1e-5)
+        def outputs(key):
+            return wm.modulate(model, wm.Ellipse(), key=key)(x, 0.3)
+
+        together, one = jax.jit(lambda keys: (jax.vmap(outputs)(keys), outputs(keys[2])))(keys)
+        assert together.shape == (4, 2)
+        assert_close(together[2], one, 1e-5)
 
 
 class TestNet:
@@ -624,12 +625,12 @@ class TestNet:
 
     def test_agrees_with_itself_under_every_transformation(self, net):
         x, s = normal(5, 4), contexts(net.manifold, 5)
-        batched = compiled(jax.vmap(net))(x, s)
+        batched = jax.jit(jax.vmap(net))(x, s)
         assert_close(batched[1], net(x[1], s[1]), 1e-5)
         assert_close(eqx.filter_jit(lambda x, s: eqx.filter_vmap(net)(x, s))(x, s), batched, 1e-5)
         assert_close(jax.lax.scan(lambda c, xs: (c, net(*xs)), None, (x, s))[1], batched, 1e-5)
-        assert_close(compiled(jax.vmap(net, in_axes=(None, 0)))(x[0], s)[0], batched[0], 1e-5)
-        assert_close(compiled(jax.vmap(jax.checkpoint(lambda x, s: net(x, s))))(x, s), batched, 1e-5)
+        assert_close(jax.jit(jax.vmap(net, in_axes=(None, 0)))(x[0], s)[0], batched[0], 1e-5)
+        assert_close(jax.jit(jax.vmap(jax.checkpoint(lambda x, s: net(x, s))))(x, s), batched, 1e-5)
         assert eqx.filter_eval_shape(net, x[0], s[0]).shape == (3,)
 
     def test_has_forward_derivatives_and_hessians(self, net):
@@ -638,7 +639,7 @@ class TestNet:
 
         rule, built = of_context(lambda s: net(normal(4), s)), of_context(lambda s: naive(net, s)(normal(4)))
         for derivative in (jax.jacfwd, jax.hessian):
-            got, wanted = compiled(lambda s, d=derivative: (d(rule)(s), d(built)(s)))(0.3)
+            got, wanted = jax.jit(lambda s, d=derivative: (d(rule)(s), d(built)(s)))(0.3)
             np.testing.assert_allclose(got, wanted, rtol=1e-3)
 
     def test_compiles_once_for_new_weights_and_contexts(self, net):
@@ -678,7 +679,7 @@ class TestNet:
             return sum(jnp.sum(x**2) for x in jax.tree.leaves(eqx.filter(naive(net, s), eqx.is_inexact_array)))
 
         s = contexts(shape, 4)
-        got, wanted = compiled(lambda s: (jax.vmap(net.squared_norm)(s), jax.vmap(by_hand)(s)))(s)
+        got, wanted = jax.jit(lambda s: (jax.vmap(net.squared_norm)(s), jax.vmap(by_hand)(s)))(s)
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
     def test_squared_norm_has_the_gradient_of_weight_decay(self, net):
@@ -691,7 +692,7 @@ class TestNet:
         def by_rule(params):
             return eqx.combine(params, static).squared_norm(0.3)
 
-        got, wanted = compiled(lambda params: (jax.grad(by_rule)(params), jax.grad(by_hand)(params)))(params)
+        got, wanted = jax.jit(lambda params: (jax.grad(by_rule)(params), jax.grad(by_hand)(params)))(params)
         assert_close(got, wanted, 1e-5)
 
     @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
-from wmlib.runs import Preset, append_row, fingerprint, read_rows
+from wmlib.fingerprints import fingerprint
+from wmlib.presets import Preset
+from wmlib.runs import append_row, read_rows
 
 CPU = Preset("cpu", 2)
 
@@ -751,13 +753,15 @@ def test_a_script_a_module_and_a_notebook_have_the_same_fingerprint(tmp_path):
 
     code = textwrap.dedent(CODE)
     (script := tmp_path / "script.py").write_text(
-        code + "\nif __name__ == '__main__':\n    print(wm.runs.fingerprint(run))\n"
+        code + "\nif __name__ == '__main__':\n    print(wm.fingerprints.fingerprint(run))\n"
     )
     as_module = fingerprint(load(tmp_path, CODE).run)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == as_module
 
-    cells = [nbformat.v4.new_code_cell(cell) for cell in [*code.split("\n\n\n"), "print(wm.runs.fingerprint(run))"]]
+    cells = [
+        nbformat.v4.new_code_cell(cell) for cell in [*code.split("\n\n\n"), "print(wm.fingerprints.fingerprint(run))"]
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}

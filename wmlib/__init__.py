@@ -20,6 +20,6 @@ from .modulation import BasisPoints as BasisPoints
 from .modulation import ManifoldArray as ManifoldArray
 from .modulation import Modulated as Modulated
 from .modulation import modulate as modulate
-from .runs import Preset as Preset
-from .runs import preset as preset
+from .presets import Preset as Preset
+from .presets import preset as preset
 from .runs import sweep as sweep

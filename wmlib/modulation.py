@@ -62,10 +62,10 @@ def _dot(weight: ManifoldArray, x: Array, weight_first: bool, dimension_numbers,
     shape = weight.aval().shape
     inputs = np.prod([shape[i] for i in contract_w])
     outputs = np.prod([shape[i] for i in range(len(shape)) if i not in (*contract_w, *batch_w)])
-    w, n = weight.points, len(weight.points)
+    w = weight.points
     contract_w, batch_w = tuple(i + 1 for i in contract_w), tuple(i + 1 for i in batch_w)
     if inputs < outputs:  # [W_1 … W_n] [a_1 x; …; a_n x]: the points join the contraction
-        x = weight.coefficients.astype(x.dtype).reshape((n,) + (1,) * x.ndim) * x
+        x = jnp.stack([a * x for a in weight.coefficients.astype(x.dtype)])
         contract_w, contract_x = (0, *contract_w), (0, *(i + 1 for i in contract_x))
         batch_x = tuple(i + 1 for i in batch_x)
     pair = (w, x) if weight_first else (x, w)
@@ -105,16 +105,12 @@ def _(x: Array, w: ManifoldArray, *, dimension_numbers, feature_group_count, bat
         # jax batches the kernels along their output channels: one convolution for all points, combined after it.
         return _combine(jax.vmap(convolve, in_axes=(None, 0))(x, w.points), w.coefficients)
     # The points join the input channels, and the convolution itself does the sum: no intermediate but n scaled inputs.
-    scaled = w.coefficients.astype(x.dtype).reshape((-1,) + (1,) * x.ndim) * x
+    # Scaled one by one: the gradient of a broadcast product would be a reduction, which takes as long as a convolution.
+    scaled = [a * x for a in w.coefficients.astype(x.dtype)]
     return convolve(
-        _concatenate(scaled, dimension_numbers.lhs_spec[1]), _concatenate(w.points, dimension_numbers.rhs_spec[1])
+        jnp.concatenate(scaled, dimension_numbers.lhs_spec[1]),
+        jnp.concatenate(list(w.points), dimension_numbers.rhs_spec[1]),
     )
-
-
-def _concatenate(stacked: Array, axis: int) -> Array:
-    """`(n, …, size, …)` to `(…, n · size, …)`."""
-    moved = jnp.moveaxis(stacked, 0, axis)
-    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
 
 
 def _pointwise(primitive):
@@ -326,7 +322,10 @@ def modulate(
     weights = eqx.filter(eqx.filter(model, filter_spec), eqx.is_inexact_array)
     if where is not None:
         nothing = jax.tree.map(lambda _: False, model)
-        chosen = eqx.tree_at(where, nothing, replace_fn=lambda node: jax.tree.map(lambda _: True, node))
+        try:
+            chosen = eqx.tree_at(where, nothing, replace_fn=lambda node: jax.tree.map(lambda _: True, node))
+        except TypeError as error:
+            raise ValueError("`where` must select a part of the model that holds arrays, such as a layer") from error
         weights = eqx.filter(weights, chosen)
     leaves, structure = jax.tree.flatten(weights)
     if not leaves:

@@ -276,8 +276,8 @@ def measure(config, key):
 
 # %%
 full = {"widths": [32, 64, 128], "units": 512, "batch": 128}
-thinner = {"widths": [16, 32, 64], "units": 256}
-changes = [*[{"points": n} for n in (1, 2, 5, 9)], *[{"batch": b} for b in (32, 64)], thinner]
+sizes = [{"widths": [16, 32, 64], "units": 256}, {"widths": [64, 128, 256], "units": 1024}]
+changes = [*[{"points": n} for n in (1, 2, 5, 9)], *[{"batch": b} for b in (32, 64, 256)], *sizes]
 scale = wm.preset(
     quick=dict(seeds=1, widths=[4, 4, 4], units=8, batch=4, rounds=2, built_rounds=1, changes=[{"points": 2}]),
     cpu=dict(seeds=1, **full, rounds=11, built_rounds=3, changes=changes),
@@ -318,9 +318,10 @@ time_ratio = statistics.median(ratios(head, "modulated"))
 own_ratio = time_ratio / statistics.median(ratios(head, "plain, ours"))
 speed_up = statistics.median(ratios(head, "built")) / time_ratio
 memory_ratio = head.bytes_by_way["modulated"] / head.bytes_by_way["plain"]
-if scale.name != "quick":
-    assert speed_up > 10
+if scale.name != "quick":  # the aims, set before measuring
+    assert time_ratio < 1.8
     assert memory_ratio < 1.05
+    assert speed_up > 40
 assert head.gap < 1e-5
 Markdown(
     f"At preset `{scale.name}` (batch {head.batch}, widths {head.widths}, {len(head.seconds_by_way['plain'])} rounds, "
@@ -330,23 +331,16 @@ Markdown(
 )
 
 # %% [markdown]
-# Three aims were set before measuring: at most 1.8 times the time of the stock network, at most 1.05 times its temporaries,
-# and at least 40 times faster than building. The next cell says which were met. The three points cost three times the
-# arithmetic in every convolution, and nothing in the rule avoids that. Our CNN takes its maxima pairwise and before the
+# Three aims were set before measuring, and the cell above fails if one is missed: at most 1.8 times the time of the stock
+# network, at most 1.05 times its temporaries, and at least 40 times faster than building. The three points cost three times
+# the arithmetic in every convolution, and nothing in the rule avoids that. Our CNN takes its maxima pairwise and before the
 # ReLU, which is the same function with fewer temporaries; the last ratio above, against our own plain CNN, leaves that out
 # and is the fair price of three points. {numref}`fig-cost` varies one thing at a time.
-
-# %%
-aims = {
-    "time at most 1.8": (time_ratio, time_ratio <= 1.8),
-    "temporaries at most 1.05": (memory_ratio, memory_ratio <= 1.05),
-    "at least 40 times faster than building": (speed_up, speed_up >= 40),
-}
-Markdown(
-    pd.DataFrame(
-        [{"aim": aim, "measured": f"{value:.2f}", "met": "yes" if met else "no"} for aim, (value, met) in aims.items()]
-    ).to_markdown(index=False)
-)
+#
+# Two details decide between a good ratio and a bad one, and both came from a profile. The stock pooling layer spends as long
+# on its gradient as a convolution. And the $n$ scaled inputs $a_k x$ are made one by one: written as one product with
+# broadcasting, their gradient is a sum over $k$ for every pixel, which XLA runs on the CPU as a reduction, and that took a
+# third of the whole step.
 
 # %% mystnb={"figure": {"caption": "Time of a forward and backward pass of the modulated CNN over that of one plain network of stock layers, measured in the same rounds: against the number of basis points n, the batch, and the width of the layers (1 is the paper's). Points are medians over rounds, bars the lowest and highest round. The dashed line is n, the ratio of the arithmetic.", "name": "fig-cost"}, "image": {"alt": "Three panels of time ratios: against the number of basis points, with the line of equal arithmetic; against the batch; and against the width of the layers."}}
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.0), sharey=True)
