@@ -235,7 +235,27 @@ def test_rows_from_elsewhere_with_nan_and_without_newer_entries_are_read(tmp_pat
     assert frame["stale"].tolist() == [True]
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+class Jobs:
+    """An executor as submitit's: what it gives back can say done(), result() and cancel(), and is no future."""
+
+    class Job:
+        def __init__(self, call):
+            self.call = call
+
+        def done(self):
+            return True
+
+        def result(self):
+            return self.call()
+
+        def cancel(self):
+            pass
+
+    def submit(self, function, *arguments):
+        return self.Job(functools.partial(function, *arguments))
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes", "jobs"])
 def test_executors(kind, tmp_path, monkeypatch):
     source = """
         import os
@@ -245,14 +265,15 @@ def test_executors(kind, tmp_path, monkeypatch):
     name = next(NAMES)
     module = load(tmp_path, source, name)
     monkeypatch.syspath_prepend(tmp_path)
+    executor, held = Jobs(), contextlib.nullcontext()
     if kind == "threads":
-        executor = ThreadPoolExecutor(3)
-    else:
-        executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    with executor:
+        executor = held = ThreadPoolExecutor(3)
+    elif kind == "processes":
+        executor = held = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with held:
         frame = wm.sweep("spread", module.run, {"x": [3, 1, 2]}, CPU, results=tmp_path, executor=executor)
     assert frame["y"].tolist() == [9, 9, 1, 1, 4, 4]
-    assert (frame["process"] == os.getpid()).all() == (kind == "threads")
+    assert (frame["process"] == os.getpid()).all() == (kind != "processes")
     assert len(read_rows(tmp_path / "spread.jsonl")) == 6
 
 

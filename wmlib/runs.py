@@ -14,7 +14,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def sweep(
     preset: Preset,
     *,
     results: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
+    executor: Any = None,
     compute: bool | None = None,
 ) -> pd.DataFrame:
     """Run an experiment over a grid and seeds, once: runs that are recorded are read, the others computed.
@@ -55,8 +54,9 @@ def sweep(
     - `preset`: its name and its number of seeds.
     - `results`: the folder. Default: `WMLIB_RESULTS`, else the book's `book/results` (`_build/results` for the preset
       "quick", whose rows are computed again whenever the code has changed), else `results` here.
-    - `executor`: any `concurrent.futures.Executor`; default, one run after another in this process. One that uses
-      other processes must be able to import `run`, and must start them without forking this one.
+    - `executor`: anything whose `submit(function, *arguments)` gives an object with `done()`, `result()` and
+      `cancel()`: every `concurrent.futures.Executor`, and submitit's. Default: one run after another in this process.
+      One that uses other processes must be able to import `run`, and must start them without forking this one.
     - `compute`: whether missing runs may be computed. Default: yes, unless `WMLIB_RECORDED_ONLY` is set (as when the
       book is built) and the preset is not "quick".
 
@@ -154,7 +154,7 @@ class _Task:
             return True
 
 
-def _compute(task: _Task, runs: Sequence, executor: Executor | None, wait: bool = False) -> Iterator[tuple]:
+def _compute(task: _Task, runs: Sequence, executor: Any, wait: bool = False) -> Iterator[tuple]:
     """Compute runs; those that other processes are computing are left for last, and then waited for."""
     futures = (
         {} if executor is None else {executor.submit(task, config, seed, wait): (config, seed) for config, seed in runs}
@@ -162,7 +162,7 @@ def _compute(task: _Task, runs: Sequence, executor: Executor | None, wait: bool 
     if executor is None:
         done = (((config, seed), task(config, seed, wait)) for config, seed in runs)
     else:
-        done = ((futures[future], future.result()) for future in as_completed(futures))
+        done = ((futures[future], future.result()) for future in _as_completed(futures))
     left = []
     try:
         for run, is_recorded in done:
@@ -175,6 +175,16 @@ def _compute(task: _Task, runs: Sequence, executor: Executor | None, wait: bool 
             future.cancel()
     if left:
         yield from _compute(task, left, executor, wait=True)
+
+
+def _as_completed(futures: Iterable[Any]) -> Iterator[Any]:
+    """`concurrent.futures.as_completed`, for everything that can say `done()`: submitit's jobs are no futures."""
+    waiting = list(futures)
+    while waiting:
+        for future in [future for future in waiting if future.done()]:
+            waiting.remove(future)
+            yield future
+        time.sleep(0.05)
 
 
 def _configurations(grid) -> list[dict[str, Any]]:
