@@ -501,6 +501,21 @@ class TestNeverBuildsTheWeightsOfOneExample:
         limit = limit / 10 if layer == "embedding" else self.N * weight
         assert largest(jax.value_and_grad(rule), points) < limit
 
+    @pytest.mark.parametrize("layer", ["linear, wide", "conv2d, more filters"])
+    def test_and_sums_nothing_over_the_points_on_the_way_back(self, layer):
+        # The gradient of a broadcast product is a reduction, which took as long as a convolution.
+        make, (x,) = self.CASES[layer]
+        net = modulate(fill(make), wm.Ellipse())
+        s = contexts(net.manifold, self.N)
+
+        def forward(x):
+            return jax.vmap(net)(x, s)
+
+        cotangent = jnp.ones_like(forward(x))
+        program = jax.make_jaxpr(lambda x: jax.vjp(forward, x)[1](cotangent))(x)
+        sums = [e for e in program.jaxpr.eqns if e.primitive.name == "reduce_sum"]
+        assert all(e.invars[0].aval.size == e.outvars[0].aval.size for e in sums)  # axes of size one may go
+
     def test_in_the_norm_of_many_contexts(self):
         net = modulate(fill(lambda: eqx.nn.Linear(30, 30, key=KEY)), wm.Ellipse())
         s = contexts(net.manifold, self.N)
@@ -832,6 +847,10 @@ class TestRefused:
     def test_a_selection_without_weights(self, model, options):
         with pytest.raises(ValueError, match=r"nothing is left to modulate: .* select a layer with weights"):
             wm.modulate(model, wm.Line(), key=KEY, **options)
+
+    def test_a_selection_that_is_no_part_of_the_tree(self):
+        with pytest.raises(ValueError, match="`where` must select a part of the model that holds arrays"):
+            wm.modulate(eqx.nn.Linear(2, 2, key=KEY), wm.Line(), key=KEY, where=lambda m: m.in_features)
 
     def test_what_is_no_manifold_or_number(self):
         # As users meet it, without the tests' own type checks.

@@ -93,7 +93,7 @@ def over_batch(layer):
 
 
 # %% [markdown]
-# **Check.** The three agree, in single precision, and so do their gradients. The largest array that each one makes on
+# **Check.** The three agree, in single precision. The largest array that each one makes on
 # its way (read off its program, not measured) says why only one of them is hopeless.
 
 
