@@ -18,6 +18,7 @@ LIMIT = 300  # seconds; a chapter should take a tenth of it
 def test_chapter_runs_as_a_script(path, tmp_path):
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running at this size
         "MPLBACKEND": "agg",
         "PYTHONWARNINGS": "ignore:FigureCanvasAgg",  # plt.show() has nowhere to show it
         "WMLIB_PRESET": "quick",
