@@ -25,7 +25,8 @@ def draw(rows: list[dict], file: Path) -> None:
     """Left, one ellipse of weights as it learns; right, accuracy against the fraction of angles seen."""
     figures.use_style()
     rows = [row for row in rows if row["preset"] == "cpu"]
-    fig, (weights, accuracy) = plt.subplots(1, 2, figsize=(8.4, 3.6), width_ratios=[1, 1.15])
+    fig, (weights, accuracy) = plt.subplots(1, 2, figsize=(8.4, 3.6), width_ratios=[1, 1.15], layout="constrained")
+    fig.get_layout_engine().set(wspace=0.08)  # so that the label of the colours is not taken for an axis
 
     (run,) = [r for r in rows if (r["config"]["method"], r["config"]["fraction"], r["seed"]) == ("ellipse", 1.0, 0)]
     turn = np.linspace(0, 1, 181)
