@@ -555,12 +555,12 @@ claims = {
 display(Markdown(pd.Series(claims, name="verdict").to_markdown()))
 
 # %% [markdown]
-# Three things stand out, and the next cell holds them to the rows. With a tenth of the angles or more the ellipse leads every
-# rival; it is not the metric that makes it lead, for the arm without it is no worse. Down to that sparsity nobody loses
-# much, the rivals as little as the ellipse. And with the fewest angles everyone loses, the ellipse most: at the seen angles
-# it is then the best of all, at the unseen ones the worst ({numref}`fig-rotated-unseen`). One reading: three basis points
-# are held too loosely by four contexts. The ellipse passes through good networks at those four, and nothing asks for good
-# ones in between, while a rival's one set of weights has to serve all of them.
+# Three things stand out, and the next cell holds them to the rows. With 3 % of the angles or more the ellipse leads every
+# rival, and it is not the metric that makes it lead: the arm without it is a little better at every fraction. Down to a tenth
+# of the angles nobody loses much, the rivals as little as the ellipse. And with the fewest angles everyone loses, the ellipse
+# most: at the seen angles it is then the best of all, at the unseen ones the worst ({numref}`fig-rotated-unseen`). One
+# reading: three basis points are held too loosely by four contexts. The ellipse passes through good networks at those four,
+# and nothing asks for good ones in between, while a rival's one set of weights has to serve all of them.
 
 
 # %%
@@ -571,12 +571,12 @@ def mean(metric, method):
 
 if scale.name == "cpu":
     tenth = [i for i, f in enumerate(fractions) if f >= 0.1]
+    assert all((mean("all", "ellipse") > mean("all", rival))[1:].all() for rival in rivals)
     for rival in rivals:
-        assert (mean("all", "ellipse") > mean("all", rival))[tenth].all()
         assert np.ptp(mean("all", rival)[tenth]) < 0.02
         assert mean("seen", "ellipse")[0] > mean("seen", rival)[0]
         assert mean("unseen", "ellipse")[0] < mean("unseen", rival)[0]
-    assert (mean("all", "ellipse, no metric") > mean("all", "ellipse") - 0.005).all()
+    assert (mean("all", "ellipse, no metric") > mean("all", "ellipse")).all()
     assert np.ptp(mean("all", "ellipse")[tenth]) < 0.02
 
 # %% [markdown]
@@ -664,7 +664,8 @@ Markdown(
 # - **Seeds.** The paper averages 20. The number here is stated above, and more can be added without repeating any run:
 #   raise `seeds` and rerun.
 # - **Tuning.** Four settings for each method, at fraction 1, with one seed. For an ellipse one of the four is spent on its
-#   size at the start, about which the paper is silent; the two arms of the ablation are tuned apart, each with the same four.
+#   size at the start, about which the paper is silent: the smaller of the two tried was the better one, so the best may be
+#   smaller still. The two arms of the ablation are tuned apart, each with the same four.
 #   The metric doubles the steps of the radii, so at one rate the two arms do not move alike: that is why each has its own.
 # - **The rotation** is interpolated, so the sharpness of an image varies a little with the angle. All methods see that.
 #
