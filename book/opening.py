@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent
 METHODS = {
     "ellipse, no metric": "ellipse, no metric",
     "ellipse": "ellipse",
+    "embed": "embedding",
+    "film": "FiLM",
     "concat": "concatenation",
     "none": "no conditioning",
 }
@@ -53,7 +55,7 @@ def draw(rows: list[dict], file: Path) -> None:
     accuracy.set_xticklabels([f"{f:g}" for f in fractions])
     accuracy.minorticks_off()
     accuracy.set(title="test accuracy over all angles (%)")
-    accuracy.legend(fontsize=8.5)
+    accuracy.legend(fontsize=8)
     fig.savefig(file, metadata={"Date": None})
     plt.close(fig)
 

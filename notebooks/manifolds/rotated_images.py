@@ -458,7 +458,7 @@ plt.show()
 #
 # The paper's Fig. 1c projects an ellipse of first-layer weights on principal components while it is trained. Ours is
 # {numref}`fig-rotated-ellipse`: the first convolution of one run at fraction 1, seed 0, after each epoch. The plane is that
-# of most variance of all the ellipses together, and the share of the variance that lies in it is in the caption below.
+# of most variance of all the ellipses together; the share of the variance that lies in it stands below the figure.
 
 # %% mystnb={"figure": {"caption": "The ellipse of first-layer weights after each epoch (grey to dark), in the plane of most variance over all epochs. The coloured points are contexts on the last ellipse; the cross is its centre.", "name": "fig-rotated-ellipse"}, "image": {"alt": "Nested ellipses in a plane of weight space, one for each epoch, the last with points coloured by the angle of the image."}}
 run = rows[(rows.method == "ellipse") & (rows.fraction == 1.0) & (rows.seed == 0)].iloc[0]
