@@ -277,6 +277,32 @@ def test_executors(kind, tmp_path, monkeypatch):
     assert len(read_rows(tmp_path / "spread.jsonl")) == 6
 
 
+def test_all_seeds_of_a_configuration_at_once_give_the_rows_of_one_by_one(tmp_path):
+    def draw(config, key):
+        return {"metrics": {"y": jax.random.normal(key) * config["x"]}}
+
+    def draw_together(config, keys):
+        calls.append((config["x"], len(keys)))
+        return [{"metrics": {"y": y}} for y in jax.vmap(jax.random.normal)(keys) * config["x"]]
+
+    calls, grid = [], {"x": [3.0, 1.0]}
+    alone = wm.sweep("alone", draw, grid, Preset("cpu", 4), results=tmp_path)
+    wm.sweep("many", draw_together, {"x": [3.0]}, Preset("cpu", 1), results=tmp_path, together=True)
+    with ThreadPoolExecutor(2) as executor:
+        many = wm.sweep(
+            "many", draw_together, grid, Preset("cpu", 4), results=tmp_path, together=True, executor=executor
+        )
+    assert many[["x", "seed", "y"]].equals(alone[["x", "seed", "y"]])
+    assert sorted(calls) == [(1.0, 4), (3.0, 1), (3.0, 3)]
+    assert len(read_rows(tmp_path / "many.jsonl")) == 8
+
+
+@pytest.mark.parametrize("results", [{"metrics": {}}, [{"metrics": {}}], None])
+def test_as_many_results_as_seeds_are_wanted(tmp_path, results):
+    with pytest.raises(ValueError, match="must return 2 results, one for each key"):
+        wm.sweep("few", lambda config, keys: results, [{}], CPU, results=tmp_path, together=True)
+
+
 # --------------------------------------------------------------------------------------------- what goes wrong
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -32,13 +33,14 @@ _COLUMNS = ("seed", "seconds", "device", "data", "stale")
 
 def sweep(
     name: str,
-    run: Callable[[dict[str, Any], Any], Mapping[str, Any]],
+    run: Callable[[dict[str, Any], Any], Any],
     grid: Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any]],
     preset: Preset,
     *,
     results: str | os.PathLike[str] | None = None,
     executor: Any = None,
     compute: bool | None = None,
+    together: bool = False,
 ) -> pd.DataFrame:
     """Run an experiment over a grid and seeds, once: runs that are recorded are read, the others computed.
 
@@ -59,6 +61,8 @@ def sweep(
       One that uses other processes must be able to import `run`, and must start them without forking this one.
     - `compute`: whether missing runs may be computed. Default: yes, unless `WMLIB_RECORDED_ONLY` is set (as when the
       book is built) and the preset is not "quick".
+    - `together`: `run(config, keys)` takes the keys of all missing seeds of a configuration at once, as one array, and
+      returns a sequence of results, one for each: for training many networks as one program under `jax.vmap`.
 
     **Returns:** a frame with a row for each run in the order of the grid, then seeds: the configuration, `seed`, the
     metrics (NaN where one was not finite), the curves, `seconds`, `device`, `data`, `stale` (the row was computed by
@@ -94,8 +98,14 @@ def sweep(
         seconds = [r["seconds"] for r in rows.values()]
         known = f", about {np.median(seconds):.0f} s each" if seconds else ""
         print(f"{name}: {len(missing)} of {len(wanted)} runs to compute{known}", file=sys.stderr)
-        task = _Task(name, run, preset.name, code, path)
-        for _ in tqdm(_compute(task, missing, executor), total=len(missing), desc=name, file=sys.stderr, disable=None):
+        task = _Task(name, run, preset.name, code, path, together)
+        units = [(config, (seed,)) for config, seed in missing]
+        if together:
+            seeds = {_identity(config, None): [] for config in configs}
+            for config, seed in missing:
+                seeds[_identity(config, None)].append(seed)
+            units = [(c, tuple(seeds[_identity(c, None)])) for c in configs if seeds[_identity(c, None)]]
+        for _ in tqdm(_compute(task, units, executor), total=len(units), desc=name, file=sys.stderr, disable=None):
             pass
         rows = recorded()
         if lost := [w for w in wanted if _identity(*w) not in rows]:
@@ -105,17 +115,18 @@ def sweep(
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """One run, computed and recorded, wherever an executor takes it."""
+    """Runs of one configuration, one seed or all at once, computed and recorded, wherever an executor takes them."""
 
     name: str
     run: Callable
     preset: str
     code: str
     path: Path
+    together: bool
 
-    def __call__(self, config: dict[str, Any], seed: int, wait: bool = True) -> bool:
-        """Whether the run is recorded now; without `wait`, a run that another process computes is left to it."""
-        identity = _identity(config, seed)
+    def __call__(self, config: dict[str, Any], seeds: tuple[int, ...], wait: bool = True) -> bool:
+        """Whether the runs are recorded now; without `wait`, those that another process computes are left to it."""
+        identity = _identity(config, None if self.together else seeds[0])
         claim = self.path.parent / ".claims" / hashlib.sha256(f"{self.path.stem}{identity}".encode()).hexdigest()[:16]
         claim.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -123,44 +134,56 @@ class _Task:
                 held.enter_context(filelock.FileLock(claim, timeout=-1 if wait else 0))
             except filelock.Timeout:
                 return False
-            if any(
-                _identity(r["config"], r["seed"]) == identity and r["preset"] == self.preset and r["code"] == self.code
+            recorded = {
+                _identity(r["config"], r["seed"])
                 for r in read_rows(self.path)
-            ):
+                if r["preset"] == self.preset and r["code"] == self.code
+            }
+            seeds = tuple(seed for seed in seeds if _identity(config, seed) not in recorded)
+            if not seeds:
                 return True  # another process was faster
             start = time.perf_counter()
-            result = jax.block_until_ready(self.run(copy.deepcopy(config), jax.random.key(seed)))
-            seconds = time.perf_counter() - start
-            if not isinstance(result, Mapping) or not isinstance(result.get("metrics"), Mapping):
-                raise ValueError(f"run must return a mapping with 'metrics', numbers by name, got {result!r:.200}")
+            keys = [jax.random.key(seed) for seed in seeds]
+            given = copy.deepcopy(config)
+            results = self.run(given, jnp.stack(keys)) if self.together else [self.run(given, keys[0])]
+            jax.block_until_ready(results)
+            seconds = (time.perf_counter() - start) / len(seeds)
+            if self.together and (not isinstance(results, Sequence) or len(results) != len(seeds)):
+                raise ValueError(f"run must return {len(seeds)} results, one for each key, got {results!r:.200}")
+            for result in results:
+                if not isinstance(result, Mapping) or not isinstance(result.get("metrics"), Mapping):
+                    raise ValueError(f"run must return a mapping with 'metrics', numbers by name, got {result!r:.200}")
             device = jax.devices()[0]
-            row = {
-                "experiment": self.name,
-                "config": config,
-                "seed": seed,
-                "preset": self.preset,
-                "metrics": result["metrics"],
-                "curves": result.get("curves", {}),
-                "seconds": round(seconds, 3),
-                "device": f"{device.device_kind}, {os.cpu_count()} cores"
-                if device.platform == "cpu"
-                else device.device_kind,
-                "versions": {"python": platform.python_version()}
-                | {v: importlib.metadata.version(v) for v in _VERSIONS},
-                "data": result.get("data"),
-                "code": self.code,
-            }
-            append_row(self.path, row)
+            for seed, result in zip(seeds, results, strict=True):
+                row = {
+                    "experiment": self.name,
+                    "config": config,
+                    "seed": seed,
+                    "preset": self.preset,
+                    "metrics": result["metrics"],
+                    "curves": result.get("curves", {}),
+                    "seconds": round(seconds, 3),
+                    "device": f"{device.device_kind}, {os.cpu_count()} cores"
+                    if device.platform == "cpu"
+                    else device.device_kind,
+                    "versions": {"python": platform.python_version()}
+                    | {v: importlib.metadata.version(v) for v in _VERSIONS},
+                    "data": result.get("data"),
+                    "code": self.code,
+                }
+                append_row(self.path, row)
             return True
 
 
 def _compute(task: _Task, runs: Sequence, executor: Any, wait: bool = False) -> Iterator[tuple]:
     """Compute runs; those that other processes are computing are left for last, and then waited for."""
     futures = (
-        {} if executor is None else {executor.submit(task, config, seed, wait): (config, seed) for config, seed in runs}
+        {}
+        if executor is None
+        else {executor.submit(task, config, seeds, wait): (config, seeds) for config, seeds in runs}
     )
     if executor is None:
-        done = (((config, seed), task(config, seed, wait)) for config, seed in runs)
+        done = (((config, seeds), task(config, seeds, wait)) for config, seeds in runs)
     else:
         done = ((futures[future], future.result()) for future in _as_completed(futures))
     left = []
@@ -213,7 +236,7 @@ def _configurations(grid) -> list[dict[str, Any]]:
     return configs
 
 
-def _identity(config: Mapping[str, Any], seed: int) -> str:
+def _identity(config: Mapping[str, Any], seed: int | None) -> str:
     return json.dumps([config, seed], sort_keys=True)
 
 

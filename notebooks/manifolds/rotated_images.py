@@ -52,18 +52,18 @@ figures.use_style()
 
 # %%
 paper = dict(
-    seeds=20, dataset="cifar10", images=45_000, validation=5_000, test=10_000,
+    seeds=20, together=True, dataset="cifar10", images=45_000, validation=5_000, test=10_000,
     epochs=50, batch=128, widths=[32, 64, 128], units=512, fractions=[1.0, 0.3, 0.1, 0.03, 0.01],
     rates=[0.003, 0.01, 0.03, 0.1], starts=[(0.003, 1.0), (0.01, 1.0), (0.03, 1.0), (0.01, 0.5)],
 )  # fmt: skip
 scale = wm.preset(
     quick=dict(
-        seeds=1, dataset="mnist5k", images=256, validation=128, test=128,
+        seeds=1, together=False, dataset="mnist5k", images=256, validation=128, test=128,
         epochs=1, batch=64, widths=[4, 4, 4], units=16, fractions=[1.0, 0.01],
         rates=[0.03], starts=[(0.03, 1.0)],
     ),
     cpu=dict(
-        seeds=5, dataset="cifar10", images=10_000, validation=5_000, test=10_000,
+        seeds=5, together=False, dataset="cifar10", images=10_000, validation=5_000, test=10_000,
         epochs=10, batch=64, widths=[16, 32, 64], units=128, fractions=[1.0, 0.3, 0.1, 0.03, 0.01],
         rates=[0.003, 0.01, 0.03, 0.1], starts=[(0.003, 1.0), (0.01, 1.0), (0.03, 1.0), (0.01, 0.5)],
     ),
@@ -303,6 +303,17 @@ def accuracies(net, x, y, seen):
 
 
 # %% tags=["hide-input"]
+def principal_plane(snapshots):
+    """Basis points at each epoch in the plane of most variance of all the ellipses, and its share of the variance."""
+    a = np.asarray(jax.vmap(wm.Ellipse().basis)(jnp.arange(64) / 64))
+    ellipses = np.concatenate([a @ points for points in snapshots])
+    mean = ellipses.mean(axis=0)
+    _, singular, axes = np.linalg.svd(ellipses - mean, full_matrices=False)
+    shift = np.outer([1, 0, 0], mean)  # only the centre is a position; the radii are differences
+    return [(points - shift) @ axes[:2].T for points in snapshots], (singular[:2] ** 2).sum() / (singular**2).sum()
+
+
+# %% tags=["hide-input"]
 def evaluate(config, key):
     """One run of the experiment: test accuracy over all, seen and unseen angles."""
     parts, data = images(config["dataset"], config["images"], config["validation"], config["test"])
@@ -314,6 +325,80 @@ def evaluate(config, key):
         curves["plane"], metrics["plane_variance"] = principal_plane(snapshots)
     return {"metrics": metrics, "curves": curves, "data": data}
 
+
+# %% [markdown]
+# The paper trains its 20 seeds at once, as one program over 20 networks that see the same images at the same angles in the
+# same order. The `paper` preset does the same: a step of many networks is one `vmap` of the step above.
+
+
+# %%
+@eqx.filter_jit(donate="all-except-first")
+def step_of_many(optimise, nets, states, x, y, s):
+    """One step of several networks, stacked along a first axis, on the same batch."""
+    stacked = eqx.if_array(0)
+    return eqx.filter_vmap(step, in_axes=(None, stacked, stacked, None, None, None))(optimise, nets, states, x, y, s)
+
+
+@eqx.filter_jit
+def many(method, optimise, keys, spread, **cnn):
+    """A network for each key with the state of its optimiser, stacked."""
+    nets = eqx.filter_vmap(lambda key: network(method, key, spread, **cnn))(keys)
+    return nets, eqx.filter_vmap(lambda net: optimise.init(eqx.filter(net, eqx.is_inexact_array)))(nets)
+
+
+def each(nets, function):
+    """A function of every one of some stacked networks."""
+    count = len(jax.tree.leaves(eqx.filter(nets, eqx.is_array))[0])
+    return [function(jax.tree.map(lambda x, i=i: x[i] if eqx.is_array(x) else x, nets)) for i in range(count)]
+
+
+# %% tags=["hide-input"]
+def train_together(config, keys, seen, key, x, y):
+    """Train a network for each key; returns them, and for each epoch the loss and the first layer's points of each."""
+    sizes = dict(in_shape=x.shape[1:], widths=tuple(config["widths"]), units=config["units"])
+    optimise, batch = optimiser(config["method"], config["rate"]), config["batch"]
+    nets, states = many(config["method"], optimise, keys, config["spread"], **sizes)
+    angles, losses, snapshots = jnp.flatnonzero(seen) / ANGLES, [], [each(nets, first_layer)]
+    for of_epoch in jax.random.split(key, config["epochs"]):
+        of_images, of_contexts = jax.random.split(of_epoch)
+        order = jax.random.permutation(of_images, len(x))[: len(x) // batch * batch].reshape(-1, batch)
+        values = []
+        for rows, s in zip(order, jax.random.choice(of_contexts, angles, order.shape), strict=True):
+            nets, states, value = step_of_many(optimise, nets, states, x[rows], y[rows], s)
+            values.append(value)
+        losses.append(jnp.stack(values).mean(axis=0))
+        snapshots.append(each(nets, first_layer))
+    return nets, jnp.stack(losses, axis=1), list(zip(*snapshots, strict=True))
+
+
+# %% tags=["hide-input"]
+def evaluate_together(config, keys):
+    """`evaluate` for all seeds as one program; the key of the data is one, those of the networks are their own."""
+    parts, data = images(config["dataset"], config["images"], config["validation"], config["test"])
+    of_angles, of_order = jax.random.split(jax.random.key(0))
+    seen = np.asarray(seen_angles(of_angles, config["fraction"]))
+    nets, losses, snapshots = train_together(config, keys, seen, of_order, *parts["train"])
+    results = []
+    for i, (metrics, sectors) in enumerate(each(nets, lambda net: accuracies(net, *parts["test"], seen))):
+        curves = {"loss": losses[i], "sector": sectors}
+        if isinstance(nets, wm.Modulated):
+            curves["plane"], metrics["plane_variance"] = principal_plane(snapshots[i])
+        results.append({"metrics": metrics, "curves": curves, "data": data})
+    return results
+
+
+# %% [markdown]
+# **Check.** Two networks trained at once lose what each loses alone.
+
+# %%
+tiny = dict(dataset="mnist5k", images=128, validation=16, test=32, epochs=2, batch=64, widths=[4, 4, 4], units=8)
+tiny |= dict(method="ellipse", rate=0.03, spread=0.5, fraction=0.1)
+pair = jax.random.split(jax.random.key(1))
+both = evaluate_together(tiny, pair)
+alone = [evaluate_together(tiny, pair[i : i + 1])[0] for i in range(2)]
+gap = max(float(jnp.abs(a["curves"]["loss"] - b["curves"]["loss"]).max()) for a, b in zip(both, alone, strict=True))
+print(f"largest difference of the loss: {gap:.1e}")
+assert gap < 1e-5
 
 # %% [markdown]
 # ## Tuning
@@ -334,19 +419,9 @@ def tune(config, key):
     return {"metrics": {"validation": hits(net, x, y, s).mean()}, "curves": {"loss": losses}, "data": data}
 
 
-def principal_plane(snapshots):
-    """Basis points at each epoch in the plane of most variance of all the ellipses, and its share of the variance."""
-    a = np.asarray(jax.vmap(wm.Ellipse().basis)(jnp.arange(64) / 64))
-    ellipses = np.concatenate([a @ points for points in snapshots])
-    mean = ellipses.mean(axis=0)
-    _, singular, axes = np.linalg.svd(ellipses - mean, full_matrices=False)
-    shift = np.outer([1, 0, 0], mean)  # only the centre is a position; the radii are differences
-    return [(points - shift) @ axes[:2].T for points in snapshots], (singular[:2] ** 2).sum() / (singular**2).sum()
-
-
 # %%
 METHODS = ["ellipse", "ellipse, no metric", "none", "concat", "embed", "film"]
-common = {k: v for k, v in scale.settings.items() if k not in ("fractions", "rates", "starts")}
+common = {k: v for k, v in scale.settings.items() if k not in ("fractions", "rates", "starts", "together")}
 
 
 def candidates(method):
@@ -387,9 +462,10 @@ for part in (METHODS[:2], METHODS[2:]):
 # %%
 rows = wm.sweep(
     "rotated_images",
-    evaluate,
+    evaluate_together if scale.together else evaluate,
     [{**common, "method": m, "fraction": f, **chosen[m]} for f in scale.fractions for m in METHODS],
     scale,
+    together=scale.together,
 )
 Markdown(
     f"{len(rows)} runs, {scale.seeds} seeds for each point, preset `{scale.name}`: {common['images']:,} images of "
@@ -582,47 +658,16 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## The paper's own scale, traced
 #
-# The `paper` preset needs a GPU and has not been run. It has been traced: this section counts what it would cost. The paper
-# trains its 20 seeds at once, as one program over 20 networks that see the same batches; `step` becomes that program by
-# one `vmap`. (`make rerun PRESET=paper` takes the seeds one after another, as everywhere in this book.) **Check:** two small
-# networks, one step at once and one step each, agree.
-
-
-# %%
-def step_of_many(optimise, nets, states, x, y, s):
-    """One step of several networks, stacked along a first axis, on the same batch."""
-    return eqx.filter_vmap(step, in_axes=(None, eqx.if_array(0), eqx.if_array(0), None, None, None))(
-        optimise, nets, states, x, y, s
-    )
-
-
-@eqx.filter_jit
-def many(method, optimise, key, count, **cnn):
-    """Several networks of a method with the states of their optimiser, stacked."""
-    nets = eqx.filter_vmap(lambda k: network(method, k, 1.0, **cnn))(jax.random.split(key, count))
-    return nets, eqx.filter_vmap(lambda net: optimise.init(eqx.filter(net, eqx.is_inexact_array)))(nets)
-
-
-batch = (digits, jnp.arange(8), jnp.arange(8) / 8)
-optimise = optimiser("ellipse", 0.01)
-two, states = many("ellipse", optimise, jax.random.key(1), 2, in_shape=(1, 28, 28), widths=(4, 4, 4), units=8)
-alone = [jax.tree.map(lambda a, i=i: a[i] if eqx.is_array(a) else a, (two, states)) for i in range(2)]
-alone = [step(optimise, net, state, *map(jnp.copy, batch))[0] for net, state in alone]
-together = step_of_many(optimise, two, states, *batch)[0]
-stacked = jax.tree.map(lambda *a: jnp.stack(a) if eqx.is_array(a[0]) else a[0], *alone)
-gaps = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), *(eqx.filter(n, eqx.is_array) for n in (together, stacked)))
-print(f"largest difference: {max(jax.tree.leaves(gaps)):.1e}")
-assert max(jax.tree.leaves(gaps)) < 1e-6
-
-# %% [markdown]
-# Tracing needs shapes alone, so the full size fits here: arithmetic of one step by XLA's count, and the number of steps.
+# The `paper` preset, all seeds at once, needs a GPU and has not been run. It has been traced. Tracing needs shapes alone, so
+# the full size fits here: the arithmetic of one step by XLA's count, and the number of steps.
 
 
 # %%
 def work(method, count, batch, **cnn):
     """Floating-point operations of one step, and bytes of weights, gradients and momentum; nothing is computed."""
     optimise = optimiser(method, 0.01)
-    nets, states = eqx.filter_eval_shape(lambda: many(method, optimise, jax.random.key(0), count, **cnn))
+    keys = jax.random.split(jax.random.key(0), count)
+    nets, states = eqx.filter_eval_shape(lambda: many(method, optimise, keys, 1.0, **cnn))
     shapes = [
         jax.ShapeDtypeStruct((batch, *cnn["in_shape"]), float),
         *[jax.ShapeDtypeStruct((batch,), t) for t in (int, float)],
