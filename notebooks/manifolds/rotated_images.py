@@ -47,8 +47,9 @@ figures.use_style()
 # ## The scale
 #
 # Three presets share all the code below. What this page shows was recorded at `cpu`; `quick` is what the tests run, and
-# `paper` is the paper's own scale, which has been traced (at the end of this page) and not run. Every setting enters the record of every run, so no
-# number on this page has settings that cannot be looked up in `book/results/rotated_images.jsonl`.
+# `paper` is the paper's own scale, which has been traced (at the end of this page) and not run. Every setting enters the
+# record of every run, so no number on this page has settings that cannot be looked up in
+# `book/results/rotated_images.jsonl`.
 
 # %%
 paper = dict(
