@@ -2,8 +2,11 @@
 
 from . import models as models
 from . import rivals as rivals
+from . import transforms as transforms
 from .data import Dataset as Dataset
+from .data import Splits as Splits
 from .data import load_dataset as load_dataset
+from .data import load_splits as load_splits
 from .descent import MetricSolution as MetricSolution
 from .descent import precondition as precondition
 from .descent import solve_metric as solve_metric

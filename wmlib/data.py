@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 # Our name: (hub id, configuration), the column of inputs (an image, or texts) and the column of labels.
 _HUB: dict[str, tuple[str, str | None, tuple[str, ...], str | None]] = {
@@ -146,3 +148,41 @@ def _image(encoded: bytes, name: str, row: int) -> np.ndarray:
             f"image {row} of {name} cannot be decoded ({error}); copy or download the file again"
         ) from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+class Splits(NamedTuple):
+    """`train`, `validation` and `test`, each a pair of images and labels as JAX arrays; and one `fingerprint`."""
+
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array]
+    test: tuple[Array, Array]
+    fingerprint: str
+
+
+def load_splits(name: str, train: int, validation: int, test: int, *, pool: int = 1) -> Splits:
+    """Images for an experiment: training and validation images from one split, test images from the other.
+
+    The first `train` rows of the dataset's training split are for training, the next `validation` rows for choosing
+    settings, and the first `test` rows of its test split for the result. Every channel is standardised to mean 0 and
+    variance 1 over the training images; `pool` first averages blocks of `pool × pool` pixels.
+
+    **Arguments:** the name of an image dataset, as for `load_dataset`; the numbers of images; `pool`, at least 1.
+
+    **Returns:** `Splits`. The fingerprint is that of the rows as loaded.
+
+    **Raises:** those of `load_dataset`; `ValueError` if `pool` does not divide the height and width.
+    """
+    both, held_out = load_dataset(name, "train", train + validation), load_dataset(name, "test", test)
+    n, c, h, w = both.inputs.shape
+    if pool < 1 or h % pool or w % pool:
+        raise ValueError(f"pool must divide the size of the images, {h} × {w}, got {pool}")
+
+    def pooled(x):
+        return x.reshape(len(x), c, h // pool, pool, w // pool, pool).mean(axis=(3, 5))
+
+    x, x_test = pooled(both.inputs), pooled(held_out.inputs)
+    mean, deviation = (f(x[:train], (0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    x, x_test = (jnp.asarray((a - mean) / deviation) for a in (x, x_test))
+    y, y_test = (jnp.asarray(d.labels) for d in (both, held_out))
+    fingerprint = f"{both.fingerprint} {held_out.fingerprint}"
+    return Splits((x[:train], y[:train]), (x[train:], y[train:]), (x_test, y_test), fingerprint)
