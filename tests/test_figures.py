@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import wmlib as wm
 from wmlib import figures
 
 
@@ -133,3 +134,35 @@ def test_the_principal_plane_of_an_ellipse_holds_all_of_it():
 def test_a_plane_needs_points():
     with pytest.raises(ValueError, match="at least 2"):
         figures.principal_plane(np.zeros((1, 5)))
+
+
+class TestManifoldInPlane:
+    HISTORY = np.random.default_rng(0).normal(size=(3, 3, 2))
+
+    def test_draws_a_curve_for_each_time_and_dots_on_the_last(self):
+        fig, ax = plt.subplots()
+        dots = figures.manifold_in_plane(ax, wm.Ellipse(), self.HISTORY, dots=4, scale=360)
+        assert len(ax.lines) == 3
+        centre, a, b = self.HISTORY[-1]
+        np.testing.assert_allclose(dots.get_offsets(), [centre + a, centre + b, centre - a, centre - b], atol=1e-6)
+        np.testing.assert_allclose(dots.get_array(), [0, 90, 180, 270])
+        turn = 2 * np.pi * np.linspace(0, 1, 181)[:, None]
+        centre, a, b = self.HISTORY[1]
+        expected = centre + a * np.cos(turn) + b * np.sin(turn)
+        np.testing.assert_allclose(ax.lines[1].get_xydata(), expected, atol=1e-5)
+
+    def test_later_curves_are_darker(self):
+        fig, ax = plt.subplots()
+        figures.manifold_in_plane(ax, wm.Ellipse(), self.HISTORY)
+        shades = [mpl.colors.to_rgb(line.get_color())[0] for line in ax.lines]
+        assert shades == sorted(shades, reverse=True)
+        assert len(set(shades)) == 3
+
+    def test_refuses_what_is_no_curve(self):
+        fig, ax = plt.subplots()
+        with pytest.raises(ValueError, match="one number"):
+            figures.manifold_in_plane(ax, wm.Sphere(1), np.zeros((2, 4, 2)))
+        with pytest.raises(ValueError, match="history"):
+            figures.manifold_in_plane(ax, wm.Line(), self.HISTORY)
+        with pytest.raises(ValueError, match="history"):
+            figures.manifold_in_plane(ax, wm.Ellipse(), self.HISTORY[:0])

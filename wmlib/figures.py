@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib import rcsetup
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from numpy.typing import ArrayLike
+
+from .manifolds import AbstractManifold
 
 # The eight colours of Okabe and Ito, distinct for the common kinds of colour blindness, without black and with
 # their pale yellow last: it is hard to see on a light ground.
@@ -176,3 +182,40 @@ def principal_plane(
     variance = scales**2
     share = float(variance[:2].sum() / variance.sum()) if variance.sum() > 0 else 1.0
     return centre, axes, share
+
+
+def manifold_in_plane(
+    ax: Axes,
+    manifold: AbstractManifold,
+    history: ArrayLike,
+    *,
+    dots: int = 18,
+    scale: float = 1.0,
+    samples: int = 181,
+    cmap: str = "twilight",
+) -> PathCollection:
+    """Draw a curve of weights as it learns, grey to dark, with points coloured by context on the last one (Fig. 1c).
+
+    **Arguments:** `manifold`, with one number as its context. `history`, of shape `(times, n, 2)`: the coordinates of
+    its `n` points in a plane at each time; coordinates of points transform as the points do, so those of a centre are
+    a position and those of radii are differences. `dots`, how many contexts are marked, and `scale`, by what they are
+    multiplied for the colours (360: degrees). `samples`, the vertices of each curve.
+
+    **Returns:** the dots, for a `colorbar`.
+
+    **Raises:** `ValueError` for a manifold of more than one context, or a history of another shape.
+    """
+    history = np.asarray(history, dtype=np.float64)
+    if manifold.context_shape != ():
+        raise ValueError(f"only a curve can be drawn, with one number as its context; {manifold} has another")
+    if history.ndim != 3 or history.shape[1:] != (manifold.size, 2) or not len(history):
+        raise ValueError(f"history must have the shape (times, {manifold.size}, 2), got {history.shape}")
+    basis = jax.vmap(manifold.basis)
+    along = np.asarray(basis(jnp.linspace(0.0, 1.0, samples)), np.float64)
+    for time, points in enumerate(history):
+        shade = plt.get_cmap("Greys")(0.25 + 0.65 * (time + 1) / len(history))
+        ax.plot(*(along @ points).T, color=shade, lw=1.4)
+    s = jnp.arange(dots) / dots
+    marked = np.asarray(basis(s), np.float64) @ history[-1]
+    ax.set_aspect("equal")
+    return ax.scatter(*marked.T, c=np.asarray(s) * scale, cmap=cmap, zorder=3, edgecolor=_INK, lw=0.4)

@@ -6,7 +6,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, ArrayLike, Float
 
 
-def rotate(image: Float[Array, "channels size size"], s: ArrayLike) -> Float[Array, "channels size size"]:
+def rotate(image: Float[Array, "channels height width"], s: ArrayLike) -> Float[Array, "channels height width"]:
     """Turn an image by the angle `2πs` about its centre: bilinear, and zero outside the inscribed disc.
 
     A quarter turn, `s = 0.25`, is `numpy.rot90`. What lies outside the disc is set to zero so that the corners do not
@@ -19,11 +19,11 @@ def rotate(image: Float[Array, "channels size size"], s: ArrayLike) -> Float[Arr
     if image.ndim != 3 or image.shape[1] != image.shape[2]:
         raise ValueError(f"a square image of shape (channels, size, size) is needed, got {image.shape}")
     size = image.shape[-1]
-    y, x = jnp.meshgrid(*[jnp.arange(size) - (size - 1) / 2] * 2, indexing="ij")
+    y, x = jnp.meshgrid(*[jnp.arange(size, dtype=float) - (size - 1) / 2] * 2, indexing="ij")
     cos, sin = jnp.cos(2 * jnp.pi * s), jnp.sin(2 * jnp.pi * s)
     source = jnp.stack([cos * y + sin * x, -sin * y + cos * x]) + (size - 1) / 2
     turned = jax.vmap(lambda channel: map_coordinates(channel, list(source), order=1))(image)
-    return jnp.where(x**2 + y**2 <= (size / 2) ** 2, turned, 0)
+    return jnp.where(x**2 + y**2 <= (size / 2) ** 2, turned, 0.0)
 
 
 def mix_noise(image: Float[Array, "*shape"], noise: Float[Array, "*shape"], s: ArrayLike) -> Float[Array, "*shape"]:
