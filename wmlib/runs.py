@@ -73,7 +73,7 @@ def sweep(
     missing and may not be computed. An exception of `run` is passed on; what was recorded before stays.
     """
     configs = _configurations(grid)
-    path = _folder(results, preset).absolute() / f"{name}.jsonl"
+    path = _folder(results, preset.name).absolute() / f"{name}.jsonl"
     code = fingerprint(run)
     wanted = [(config, seed) for config in configs for seed in range(preset.seeds)]
     if compute is None:
@@ -240,13 +240,13 @@ def _identity(config: Mapping[str, Any], seed: int | None) -> str:
     return json.dumps([config, seed], sort_keys=True)
 
 
-def _folder(results: str | os.PathLike[str] | None, preset: Preset) -> Path:
+def _folder(results: str | os.PathLike[str] | None, preset: str) -> Path:
     if results is not None or "WMLIB_RESULTS" in os.environ:
         return Path(results if results is not None else os.environ["WMLIB_RESULTS"])
     root = Path(__file__).resolve().parent.parent
     if not (root / "book" / "results").is_dir():
         return Path("results")
-    return root / "_build" / "results" if preset.name == "quick" else root / "book" / "results"
+    return root / "_build" / "results" if preset == "quick" else root / "book" / "results"
 
 
 def _writable(path: Path) -> None:
@@ -300,6 +300,23 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                     " its run again"
                 ) from error
     return rows
+
+
+def recorded_runs(name: str, preset: str, *, results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """The recorded runs of an experiment at one preset, whatever their settings; nothing is computed.
+
+    **Arguments:** `name` of the experiment; `preset`, its name; `results`, the folder, found as by `sweep`.
+
+    **Returns:** a frame as that of `sweep`, empty if nothing is recorded. Of several rows of one run it has the last.
+    What the present code is cannot be known here, so `stale` says that a row is of other code than the last one.
+
+    **Raises:** `ValueError` for a damaged record file.
+    """
+    rows = [r for r in read_rows(_folder(results, preset) / f"{name}.jsonl") if r["preset"] == preset]
+    if not rows:
+        return pd.DataFrame(columns=[*_COLUMNS])
+    last = {_identity(r["config"], r["seed"]): r for r in rows}
+    return pd.DataFrame([_flat(row, rows[-1]["code"]) for row in last.values()])
 
 
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
