@@ -10,6 +10,8 @@ from .data import load_splits as load_splits
 from .descent import MetricSolution as MetricSolution
 from .descent import precondition as precondition
 from .descent import solve_metric as solve_metric
+from .inference import InferredContext as InferredContext
+from .inference import infer_context as infer_context
 from .manifolds import AbstractManifold as AbstractManifold
 from .manifolds import BSpline as BSpline
 from .manifolds import Ellipse as Ellipse
