@@ -131,7 +131,7 @@ def test_ordinary_links_are_not_mistaken_for_fetches(wmbook, tmp_path, page):
 
 
 def test_the_digest_covers_all_that_the_outputs_depend_on(wmbook, tmp_path):
-    files = ["wmlib/a.py", "wmlib/models/b.py", "requirements.txt", "book/results/c.jsonl"]
+    files = ["wmlib/a.py", "wmlib/models/b.py", "requirements.txt", "book/results/c.jsonl", "book/claims/e/f.toml"]
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("one\n")
@@ -142,6 +142,15 @@ def test_the_digest_covers_all_that_the_outputs_depend_on(wmbook, tmp_path):
     assert len(seen) == 1 + len(files)
     (tmp_path / "README.md").write_text("prose\n")
     assert wmbook.digest(tmp_path) in seen
+
+
+def test_chapters_with_claims_come_in_the_order_of_the_contents(wmbook, tmp_path):
+    for name in ("part/a", "part/aa", "part/b"):
+        path = tmp_path / f"book/claims/{name}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (tmp_path / "_toc.yml").write_text("- file: notebooks/part/b\n- file: notebooks/part/aa\n")
+    assert wmbook.claimed_chapters(tmp_path) == ["part/b", "part/aa", "part/a"]
 
 
 def test_docstrings_become_what_autodoc_reads(wmbook):

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -34,7 +35,7 @@ from hypothesis import strategies as st
 import wmlib as wm
 from wmlib.fingerprints import fingerprint
 from wmlib.presets import Preset
-from wmlib.runs import append_row, read_rows
+from wmlib.runs import append_row, read_rows, recorded_runs
 
 CPU = Preset("cpu", 2)
 
@@ -364,6 +365,21 @@ def never(config, key):
 def test_wrong_grids(tmp_path, grid, message):
     with pytest.raises(ValueError, match=message):
         wm.sweep("wrong", never, grid, CPU, results=tmp_path)
+
+
+def test_recorded_runs_are_read_without_the_code_that_made_them(tmp_path):
+    row = {"experiment": "e", "config": {"x": 1}, "seed": 0, "preset": "cpu", "metrics": {"m": 0.5, "n": None}}
+    row |= {"curves": {"loss": [2, 1]}, "seconds": 1.0, "device": "cpu", "data": None, "code": "old"}
+    new = {**row, "metrics": {"m": 0.7, "n": 1.0}, "code": "new"}
+    for written in (row, row | {"seed": 1}, new, row | {"preset": "quick"}):
+        append_row(tmp_path / "e.jsonl", written)
+    frame = recorded_runs("e", "cpu", results=tmp_path)
+    assert frame[["x", "seed", "m", "stale"]].to_numpy().tolist() == [[1, 0, 0.7, False], [1, 1, 0.5, True]]
+    assert math.isnan(frame.n[1])
+    assert frame.loss[0] == [2, 1]
+    nothing = recorded_runs("other", "cpu", results=tmp_path)
+    assert len(nothing) == 0
+    assert "seed" in nothing
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(tmp_path):

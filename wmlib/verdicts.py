@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from .figures import bootstrap_interval
 from .runs import recorded_runs
 
+_CLAIMS = Path(__file__).resolve().parent.parent / "book" / "claims"
 _ENOUGH = 3  # seeds; with fewer nothing is decided
 _OURS = "not in the paper"
 _WORDS = {True: ("holds", "partly", "does not hold"), False: ("reproduced", "partly", "not reproduced")}
@@ -69,6 +71,12 @@ class Outcome:
     high: float
     seeds: int
     shown: bool
+    unit: str
+
+    @property
+    def interval(self) -> str:
+        """Mean and interval in words, in the claim's unit: "+1.2 [+0.4, +2.0]"."""
+        return f"{_show(self.mean, self.unit)} [{_show(self.low, self.unit)}, {_show(self.high, self.unit)}]"
 
     @property
     def says(self) -> str:
@@ -96,18 +104,12 @@ class Judgement:
         if self.missing:
             first, *others = self.missing
             return f"runs are missing: {first}" + (f", and {len(others)} more" if others else "")
-
-        def show(x: float) -> str:
-            text = f"{100 * x:+.1f}" if self.claim.unit == "points" else f"{x:+.3g}"
-            return text.replace("-", "−")
-
-        unit = f" {self.claim.unit}".rstrip()
         if len(self.comparisons) == 1:
-            (one,) = self.comparisons
-            return f"{show(one.mean)} [{show(one.low)}, {show(one.high)}]{unit}"
+            return f"{self.comparisons[0].interval} {self.claim.unit}".rstrip()
         means = [outcome.mean for outcome in self.comparisons]
-        count = sum(outcome.shown for outcome in self.comparisons)
-        return f"{count} of {len(means)} shown, from {show(min(means))} to {show(max(means))}{unit}"
+        low, high = (_show(mean, self.claim.unit) for mean in (min(means), max(means)))
+        shown = sum(outcome.shown for outcome in self.comparisons)
+        return f"{shown} of {len(means)} shown, from {low} to {high} {self.claim.unit}".rstrip()
 
 
 def read_claims(path: str | os.PathLike[str]) -> list[Claim]:
@@ -127,13 +129,13 @@ def read_claims(path: str | os.PathLike[str]) -> list[Claim]:
         at = { fraction = [0.1, 1.0] }      # settings common to both
         expect = "higher"                   # "higher", "lower", "not lower", "not higher" or "same", of a − b
 
-    `metric` may also stand in `a`, `b` or `at`, and may be one entry of a curve, `"sector[0]"`. `b = { value = 0.1 }` is a
-    constant. `margin` is how much a difference has to exceed, in the metric's own size; "same" needs one. `unit` is what
+    `metric` may also stand in `a`, `b` or `at`, and may be one entry of a curve, `"sector[0]"`, counted from 0.
+    `b = { value = 0.1 }` is a constant. `margin` is how much a difference has to exceed, in the metric's own size; "same" needs one. `unit` is what
     differences are given in: "points" (hundredths, the default), or any other word or none for the numbers as they are.
 
     **Raises:** `FileNotFoundError` if there is no such file; `ValueError`, with the file and the claim, if it is wrong.
     """
-    file = _claims_folder() / f"{path}.toml" if not str(path).endswith(".toml") else Path(path)
+    file = Path(path) if str(path).endswith(".toml") else _CLAIMS / f"{path}.toml"
     if not file.exists():
         raise FileNotFoundError(f"there are no claims at {file}; write them there, or give the path of a .toml file")
     try:
@@ -177,7 +179,8 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
         differences = np.array([a[seed] - b[seed] for seed in seeds])
         low, high = map(float, bootstrap_interval(differences))
         shown = comparison.shows(low, high)
-        outcomes.append(Outcome(comparison.a, comparison.b, float(differences.mean()), low, high, len(seeds), shown))
+        mean, count = float(differences.mean()), len(seeds)
+        outcomes.append(Outcome(comparison.a, comparison.b, mean, low, high, count, shown, claim.unit))
         stale += stale_a + stale_b
     every, some, none = _WORDS[claim.source == _OURS]
     shown = [outcome.shown for outcome in outcomes]
@@ -208,23 +211,22 @@ def verdict_table(
     names = {side["experiment"] for c in claims for o in c.comparisons for side in (o.a, o.b) if "value" not in side}
     given = rows or {}
     frames = {n: given[n] if n in given else recorded_runs(n, preset, results=results) for n in names}
-    return pd.DataFrame([_table_row(judge(claim, frames)) for claim in claims])
+    table = []
+    for judgement in (judge(claim, frames) for claim in claims):
+        seeds = sorted({outcome.seeds for outcome in judgement.comparisons})
+        old = f"; {judgement.stale} rows from code that has changed since" if judgement.stale else ""
+        table.append({
+            "claim": judgement.claim.text,
+            "the paper": judgement.claim.source,
+            "ours": judgement.ours,
+            "seeds": "–" if judgement.missing else "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))),
+            "verdict": judgement.value + old,
+        })  # fmt: skip
+    return pd.DataFrame(table)
 
 
-def _table_row(judgement: Judgement) -> dict[str, str]:
-    seeds = sorted({outcome.seeds for outcome in judgement.comparisons})
-    old = f"; {judgement.stale} rows from code that has changed since" if judgement.stale else ""
-    return {
-        "claim": judgement.claim.text,
-        "the paper": judgement.claim.source,
-        "ours": judgement.ours,
-        "seeds": "–" if judgement.missing else "–".join(str(s) for s in (seeds[:1] + seeds[1:][-1:])),
-        "verdict": judgement.value + old,
-    }
-
-
-def _claims_folder() -> Path:
-    return Path(__file__).resolve().parent.parent / "book" / "claims"
+def _show(difference: float, unit: str) -> str:
+    return (f"{100 * difference:+.1f}" if unit == "points" else f"{difference:+.3g}").replace("-", "−")
 
 
 def _claim(table: dict[str, Any]) -> Claim:
@@ -258,7 +260,7 @@ def _comparisons(table: dict[str, Any]) -> list[Comparison]:
         raise ValueError('expect = "same" needs a margin, the difference that counts as none, as in margin = 0.01')
     common = {key: table[key] for key in ("experiment", "metric") if key in table}
     found = []
-    for at, a, b in itertools.product(*[_expand(table[key]) for key in ("at", "a", "b")]):
+    for a, b, at in itertools.product(*[_expand(table[key]) for key in ("a", "b", "at")]):
         a = common | at | a
         b = b if "value" in b else common | at | b
         for name, side in {"a": a, "b": b}.items():
@@ -267,6 +269,8 @@ def _comparisons(table: dict[str, Any]) -> list[Comparison]:
                     raise ValueError(f"the constant b = {{ value = … }} must be a number, got {side['value']!r}")
             elif "value" in side:
                 raise ValueError("value = … is a constant; it stands in b, and alone")
+            elif not re.fullmatch(r"[^][]+(\[\d+\])*", str(side.get("metric", "none"))):
+                raise ValueError(f'a metric is a name, or an entry of a curve as "loss[0]", got {side["metric"]!r}')
             elif lacks := [key for key in ("experiment", "metric") if not isinstance(side.get(key), str)]:
                 raise ValueError(
                     f"{name} has no {' and no '.join(lacks)}; name it in the claim, in compare or in {name}"
@@ -323,7 +327,9 @@ def _values(side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> tupl
         raise ValueError(f"{_words(side)} fits several runs of one seed; {_ambiguous(list(found.values()))}")
     values, stale = {}, 0
     for seed, (row,) in found.items():
-        number = row[name][int(index)] if index and isinstance(row[name], list) else row[name]
+        number: Any = row[name]
+        for place in filter(None, index.split("][")):  # entries of a curve
+            number = number[int(place)] if isinstance(number, list) and int(place) < len(number) else math.nan
         if _is_number(number):  # not where a run diverged, or has no such metric
             values[seed], stale = float(number), stale + bool(row.get("stale"))
     return values, stale

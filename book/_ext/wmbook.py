@@ -9,6 +9,7 @@
 5. Docstrings are written in the Markdown that editors show; they are turned into what
    autodoc reads, and a name in backticks becomes a link wherever there is a page for it.
 6. ``{wm-versions}`` writes the table of the software that the page was built with.
+7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import sys
 import textwrap
 import tomllib
 import zlib
+from collections import Counter
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +35,7 @@ from typing import Any
 
 import jupytext
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -45,9 +48,9 @@ from sphinx_proof.nodes import proof_node
 
 
 def digest(root: Path) -> str:
-    """A short digest of the library, the lock, the recorded runs under `root`, and the preset."""
+    """A short digest of the library, the lock, the recorded runs and the claims under `root`, and the preset."""
     sums = hashlib.sha256(f"{sys.version} {os.environ.get('WMLIB_PRESET')}".encode())
-    for pattern in ("wmlib/**/*.py", "requirements.txt", "book/results/**/*"):
+    for pattern in ("wmlib/**/*.py", "requirements.txt", "book/results/**/*", "book/claims/**/*.toml"):
         for path in sorted(root.glob(pattern)):
             if path.is_file():
                 sums.update(str(path.relative_to(root)).encode() + b"\0")
@@ -475,6 +478,78 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             entry += nodes.paragraph("", text)
 
 
+# --------------------------------------------------------------------------------------
+# 7. Verdicts
+
+_VERDICTS = ("reproduced", "holds", "partly", "not reproduced", "does not hold", "not tested at this scale")
+
+
+def claimed_chapters(root: Path) -> list[str]:
+    """The chapters that have claims, in the order of the table of contents."""
+    contents = (root / "_toc.yml").read_text()
+    folder = root / "book/claims"
+    chapters = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.toml"))]
+
+    def place(chapter: str) -> int:
+        found = re.search(rf"notebooks/{re.escape(chapter)}\s*$", contents, re.MULTILINE)
+        return found.start() if found else len(contents)
+
+    return sorted(chapters, key=place)
+
+
+class Verdicts(SphinxDirective):
+    """``{wm-verdicts}``: the claims of every chapter with their verdicts; with an argument, those of one chapter."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from wmlib.verdicts import verdict_table
+
+        # The runs may have changed while the page has not, so it is written every time.
+        self.env.note_reread()
+        chapters = self.arguments or claimed_chapters(Path(self.env.srcdir))
+        preset = os.environ.get("WMLIB_PRESET", "cpu")
+        tables = {chapter: verdict_table(chapter, preset) for chapter in chapters}
+        if self.arguments:
+            return self._table(tables[chapters[0]], nodes.container())
+        count = [self._parse(f"At the preset `{preset}`:\n\n{self._count(list(tables.values()))}", nodes.container())]
+        return count + [node for chapter, table in tables.items() for node in self._section(chapter, table)]
+
+    def _section(self, chapter: str, table: Any) -> list[nodes.Node]:
+        document = f"notebooks/{chapter}"
+        text = Path(self.env.srcdir, f"{document}.py").read_text()
+        title = re.search(r"^# # (.+)$", text, re.MULTILINE)
+        name = title[1] if title else chapter
+        section = nodes.section(ids=[f"verdicts-{nodes.make_id(chapter)}"], names=[nodes.fully_normalize_name(name)])
+        section += nodes.title(name, name)
+        if document in self.env.found_docs:
+            self._parse(f"{{doc}}`To the chapter </{document}>`", section)
+        section += self._table(table, nodes.container())
+        return [section]
+
+    def _table(self, table: Any, into: nodes.Element) -> list[nodes.Node]:
+        table = table.map(lambda text: text.replace("|", "\\|")).assign(verdict="**" + table.verdict + "**")
+        self._parse(table.to_markdown(index=False, disable_numparse=True), into)
+        for node in into.findall(nodes.table):
+            node["classes"].append("verdicts")
+        return into.children
+
+    def _count(self, tables: list[Any]) -> str:
+        """How many claims of each kind came to which verdict, as a list."""
+        words = [verdict.partition(";")[0] for table in tables for verdict in table.verdict]
+        theirs = [source != "not in the paper" for table in tables for source in table["the paper"]]
+        lines = []
+        for kind, wanted in (("Claims of the paper", True), ("Claims not in the paper", False)):
+            count = Counter(word for word, is_theirs in zip(words, theirs, strict=True) if is_theirs == wanted)
+            said = [f"{count[word]} {word}" for word in _VERDICTS if count[word]]
+            lines += [f"- {kind}, {count.total()} in all: {', '.join(said)}"] if said else []
+        return "\n".join(lines)
+
+    def _parse(self, text: str, into: nodes.Element) -> nodes.Element:
+        self.state.nested_parse(StringList(text.splitlines(), self.get_source_info()[0]), 0, into)
+        return into
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     # Before intersphinx and myst-nb read what is set here.
     app.connect("config-inited", choose_cache, priority=100)
@@ -494,6 +569,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", prune_mathjax, priority=900)
     app.connect("build-finished", refuse_foreign_references, priority=999)
     app.add_directive("wm-versions", Versions)
+    app.add_directive("wm-verdicts", Verdicts)
     # Jupyter Book sets this for an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
