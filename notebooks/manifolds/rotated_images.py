@@ -39,7 +39,7 @@ from IPython.display import Markdown, display
 from jax.scipy.ndimage import map_coordinates
 
 import wmlib as wm
-from wmlib import figures
+from wmlib import figures, verdicts
 
 figures.use_style()
 
@@ -567,69 +567,52 @@ Markdown(
 # %% [markdown]
 # ## Verdict
 #
-# Differences are paired: the same seed means the same angles and, as far as the methods share them, the same random
-# choices. An interval that excludes zero counts as a difference, one that does not counts as none shown.
+# The claims stand in `book/claims/manifolds/rotated_images.toml`, each with the comparisons that would show it, and
+# `wmlib.verdicts` judges them by a rule that knows nothing of this chapter. Differences are paired: the same seed means the
+# same angles and, as far as the methods share them, the same random choices. A comparison counts if the 95 % interval of
+# its mean difference lies wholly above zero, or below it, as the claim says; that the ellipse *keeps* its accuracy is
+# already granted if the interval does not lie wholly below. The first claim alone is twenty comparisons.
+
+
+# %%
+claims = verdicts.read_claims("manifolds/rotated_images")
+above, keeps, lose, helps = [verdicts.judge(claim, rows) for claim in claims]
+against = pd.DataFrame(
+    {
+        "ellipse against": NAMES[c.b["method"]],
+        "fraction": c.a["fraction"],
+        "points": c.interval,
+        "ellipse is": c.says,
+    }
+    for c in above.comparisons
+)
+display(Markdown(against.to_markdown(index=False)))
 
 
 # %%
 def difference(values):
     """Mean and 95 % bootstrap interval of paired differences, in percentage points."""
     low, high = figures.bootstrap_interval(values)
-    return 100 * values.mean(), 100 * float(low), 100 * float(high)
+    return f"{100 * values.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
-def says(low, high):
-    return "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
-
-
-rivals = ["none", "concat", "embed", "film"]
-against = pd.DataFrame([
-    {"ellipse against": NAMES[rival], "fraction": f, "points": f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", "ellipse is": says(low, high)}
-    for rival in rivals for i, f in enumerate(fractions)
-    for mean, low, high in [difference(grid("all", "ellipse")[:, i] - grid("all", rival)[:, i])]
-])  # fmt: skip
-display(Markdown(against.to_markdown(index=False)))
-
-# %%
 drop = pd.DataFrame([
-    {"method": NAMES.get(m, m), "all angles": f"{100 * grid('all', m)[:, -1].mean():.1f}",
-     "fewest angles": f"{100 * grid('all', m)[:, 0].mean():.1f}", "change": f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"}
-    for m in METHODS for mean, low, high in [difference(grid("all", m)[:, 0] - grid("all", m)[:, -1])]
+    {"method": NAMES.get(m, m), "all angles": f"{100 * most:.1f}", "fewest angles": f"{100 * fewest:.1f}",
+     "change": difference(grid("all", m)[:, 0] - grid("all", m)[:, -1])}
+    for m in METHODS for fewest, *_, most in [grid("all", m).mean(axis=0)]
 ])  # fmt: skip
 display(Markdown(drop.to_markdown(index=False)))
-metric = [
-    difference(grid("all", "ellipse")[:, i] - grid("all", "ellipse, no metric")[:, i]) for i in range(len(fractions))
-]
-ablation = [f"{f:g}: {m:+.1f} [{low:+.1f}, {high:+.1f}]" for f, (m, low, high) in zip(fractions, metric, strict=True)]
-Markdown("With the metric minus without, in points of accuracy, by fraction seen: " + "; ".join(ablation) + ".")
+ablation = [f"{c.a['fraction']:g}: {c.interval}" for c in helps.comparisons]
+Markdown(f"With the metric minus without, in points of accuracy, by fraction seen: {'; '.join(ablation)}.")
 
 # %% [markdown]
-# The rule for the verdicts is fixed in code, before the numbers: a claim about several comparisons is *reproduced* if all
-# of them show it, *partly* if some do, *not reproduced* if none does; with fewer than three seeds nothing is decided.
-
+# A claim is *reproduced* if all its comparisons show it, *partly* if some do, *not reproduced* if none does; one that the
+# paper does not make *holds* or *does not hold*. With fewer than three seeds nothing is decided. {doc}`/book/verdicts` has
+# the claims of all chapters, and what the rule can and cannot say.
 
 # %%
-def verdict(shown):
-    """A verdict from a list of comparisons, each of which shows the claim or does not."""
-    if scale.seeds < 3:
-        return f"not decided: {scale.seeds} seeds"
-    return "reproduced" if all(shown) else "partly" if any(shown) else "not reproduced"
-
-
-above = [
-    difference(grid("all", "ellipse")[:, i] - grid("all", r)[:, i])[1] > 0
-    for r in rivals
-    for i in range(len(fractions))
-]
-falls = [difference(grid("all", r)[:, 0] - grid("all", r)[:, -1])[2] < 0 for r in rivals]
-keeps = difference(grid("all", "ellipse")[:, 0] - grid("all", "ellipse")[:, -1])[2] >= 0
-claims = {
-    "the ellipse is above every rival, at every fraction": verdict(above),
-    "the ellipse keeps its accuracy with the fewest angles": verdict([keeps]),
-    "the rivals lose accuracy with the fewest angles": verdict(falls),
-    "(not in the paper) the metric helps, each arm at its own rate": verdict([low > 0 for _, low, _ in metric]),
-}
-display(Markdown(pd.Series(claims, name="verdict").to_markdown()))
+judged = verdicts.verdict_table("manifolds/rotated_images", scale.name, rows={"rotated_images": rows})
+display(Markdown(judged.to_markdown(index=False)))
 
 # %% [markdown]
 # Three things stand out, and the next cell holds them to the rows. With 3 % of the angles or more the ellipse leads every
@@ -647,6 +630,7 @@ def mean(metric, method):
 
 
 if scale.name == "cpu":
+    rivals = ["none", "concat", "embed", "film"]
     tenth = [i for i, f in enumerate(fractions) if f >= 0.1]
     assert all((mean("all", "ellipse") > mean("all", rival))[1:].all() for rival in rivals)
     for rival in rivals:
