@@ -28,6 +28,7 @@ METHOD_COLOURS: Mapping[str, str] = {
     "concat": "#E69F00",
     "embed": "#009E73",
     "film": "#CC79A7",
+    "line": "#D55E00",
 }
 
 GROUND = "#FBFAF7"
@@ -190,7 +191,7 @@ def manifold_in_plane(
     history: ArrayLike,
     *,
     dots: int = 18,
-    scale: float = 1.0,
+    scale: float | int = 1.0,
     samples: int = 181,
     cmap: str = "twilight",
 ) -> PathCollection:
