@@ -38,10 +38,10 @@ class Comparison:
     margin: float
 
     def shows(self, low: float, high: float) -> bool:
-        """Whether an interval of the difference shows what is expected.
+        """Whether an interval $[l, h]$ of the difference shows what is expected.
 
-        With the margin $m$ (0 unless given): "higher" is $low > m$, "lower" is $high < -m$, "not lower" and "not
-        higher" are their negations, and "same" is $-m < low$ and $high < m$.
+        With the margin $m$ (0 unless given): "higher" is $l > m$, "lower" is $h < -m$, "not lower" and "not higher" are
+        their negations, and "same" is $-m < l$ and $h < m$.
         """
         higher, lower = low > self.margin, high < -self.margin
         same = -self.margin < low and high < self.margin
@@ -127,7 +127,9 @@ def read_claims(path: str | os.PathLike[str]) -> list[Claim]:
         a = { method = "ellipse" }
         b = { method = ["none", "film"] }   # a list stands for one comparison with each
         at = { fraction = [0.1, 1.0] }      # settings common to both
-        expect = "higher"                   # "higher", "lower", "not lower", "not higher" or "same", of a − b
+        expect = "higher"                   # of a − b
+
+    `expect` is one of "higher", "lower", "not lower", "not higher" and "same"; see `Comparison.shows`.
 
     `metric` may also stand in `a`, `b` or `at`, and may be one entry of a curve, `"sector[0]"`, counted from 0.
     `b = { value = 0.1 }` is a constant. `margin` is how much a difference has to exceed, in the metric's own size; "same" needs one. `unit` is what
