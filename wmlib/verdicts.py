@@ -129,10 +129,9 @@ def read_claims(path: str | os.PathLike[str]) -> list[Claim]:
         at = { fraction = [0.1, 1.0] }      # settings common to both
         expect = "higher"                   # of a − b
 
-    `expect` is one of "higher", "lower", "not lower", "not higher" and "same"; see `Comparison.shows`.
-
-    `metric` may also stand in `a`, `b` or `at`, and may be one entry of a curve, `"sector[0]"`, counted from 0.
-    `b = { value = 0.1 }` is a constant. `margin` is how much a difference has to exceed, in the metric's own size; "same" needs one. `unit` is what
+    `expect` is one of "higher", "lower", "not lower", "not higher" and "same"; see `Comparison.shows`. `metric` may also
+    stand in `a`, `b` or `at`, and may be one entry of a curve, `"sector[0]"`, counted from 0. `b = { value = 0.1 }` is a
+    constant. `margin` is how much a difference has to exceed, in the metric's own size; "same" needs one. `unit` is what
     differences are given in: "points" (hundredths, the default), or any other word or none for the numbers as they are.
 
     **Raises:** `FileNotFoundError` if there is no such file; `ValueError`, with the file and the claim, if it is wrong.
