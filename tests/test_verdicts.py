@@ -261,6 +261,14 @@ def test_one_comparison_without_runs_leaves_the_claim_undecided():
     assert judgement.ours.endswith("has 0 of 3 seeds, and 1 more")
 
 
+def test_a_setting_with_the_name_of_a_key_stands_in_a_table_of_its_own(tmp_path):
+    text = GOOD.replace('b = { method = "B" }', 'b = { method = "A", settings = { metric = false } }')
+    text = text.replace('a = { method = "A" }', 'a = { method = "A", settings = { metric = true } }')
+    rows = pd.concat([frame(A=np.arange(4) / 7 + given).assign(metric=given) for given in (True, False)])
+    (outcome,) = judge(one(tmp_path, text), rows).comparisons
+    assert outcome.mean == pytest.approx(1)
+
+
 def test_settings_that_fit_several_runs_are_refused_by_name():
     rows = pd.concat([frame(A=np.arange(4) / 7 + f, B=np.arange(4) / 9).assign(fraction=f, same=1) for f in (0.1, 1.0)])
     with pytest.raises(ValueError, match=r"method A fits several .* name one in a, b or at: fraction \(0.1 or 1.0\)$"):

@@ -133,6 +133,7 @@ def read_claims(path: str | os.PathLike[str]) -> list[Claim]:
     stand in `a`, `b` or `at`, and may be one entry of a curve, `"sector[0]"`, counted from 0. `b = { value = 0.1 }` is a
     constant. `margin` is how much a difference has to exceed, in the metric's own size; "same" needs one. `unit` is what
     differences are given in: "points" (hundredths, the default), or any other word or none for the numbers as they are.
+    A setting that is itself called `metric`, `experiment` or `value` stands in a table, `settings = { metric = true }`.
 
     **Raises:** `FileNotFoundError` if there is no such file; `ValueError`, with the file and the claim, if it is wrong.
     """
@@ -316,7 +317,7 @@ def _values(side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> tupl
     frame = frames.get(side["experiment"])
     if frame is None or len(set(frame["seed"])) < _ENOUGH:
         return {}, 0
-    settings = {key: value for key, value in side.items() if key not in ("experiment", "metric")}
+    settings = _settings(side)
     name, _, index = side["metric"].rstrip("]").partition("[")
     if unknown := [key for key in (*settings, name) if key not in frame]:
         raise ValueError(f"no run of {side['experiment']!r} has {', '.join(unknown)}; they have {', '.join(frame)}")
@@ -334,6 +335,12 @@ def _values(side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> tupl
         if _is_number(number):  # not where a run diverged, or has no such metric
             values[seed], stale = float(number), stale + bool(row.get("stale"))
     return values, stale
+
+
+def _settings(side: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a side, those in its table `settings` among them."""
+    named = {key: value for key, value in side.items() if key not in ("experiment", "metric", "settings")}
+    return named | dict(side.get("settings", {}))
 
 
 def _ambiguous(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
