@@ -29,6 +29,7 @@ METHOD_COLOURS: Mapping[str, str] = {
     "embed": "#009E73",
     "film": "#CC79A7",
     "line": "#D55E00",
+    "line, no metric": "#F2A27E",
 }
 
 GROUND = "#FBFAF7"
