@@ -656,9 +656,8 @@ summary = pd.DataFrame([
 ])  # fmt: skip
 display(Markdown(summary.to_markdown(index=False)))
 tempered = {n: 100 * curve(f"{n} tempered").mean(axis=0) for n in ("ellipse", "concat")}
-display(
-    Markdown(pd.DataFrame(tempered, TEMPERATURES).rename_axis("T").rename(columns=NAMES).to_markdown(floatfmt=".1f"))
-)
+softer = pd.DataFrame(tempered, [f"T = {x:g}" for x in TEMPERATURES]).rename(columns=NAMES)
+display(Markdown(softer.rename_axis("weights").to_markdown(floatfmt=".1f")))
 Markdown(f"The network without conditioning: {written(rows['none accuracy'])}.")
 
 # %% [markdown]
@@ -763,7 +762,7 @@ def more(name, way, size):
 
 found_by = {"encoder": "encoder", "inferred": "surest context"}
 table_of = pd.DataFrame([
-    {"context from": label, "network": NAMES[n], **{f"{size} images": "{:+.1f} [{:+.1f}, {:+.1f}]".format(*more(n, way, size)) for size in GROUPS}}
+    {"context from": label, "network": NAMES[n], **{f"{size} image{'s' * (size > 1)}": "{:+.1f} [{:+.1f}, {:+.1f}]".format(*more(n, way, size)) for size in GROUPS}}
     for way, label in found_by.items() for n in ("ellipse", "concat")
 ])  # fmt: skip
 display(Markdown(table_of.to_markdown(index=False)))
@@ -810,7 +809,7 @@ if scale.name == "cpu":
 #
 # over other images whose context is unknown too, and choose by $H_j - b_j$. (In the softmax of minus the entropy this is a
 # prior on the candidates.) This section was thought of after the runs above; it trains the same networks again with the same
-# keys, takes $b_j$ from the validation images at angles that nobody wrote down, and has claims of its own.
+# keys, for three seeds, takes $b_j$ from the validation images at angles that nobody wrote down, and has claims of its own.
 
 
 # %% tags=["hide-input"]
@@ -846,12 +845,9 @@ def compared(right, entropy, usual, s, grid):
 
 
 # %%
-again = wm.sweep(
-    "hidden_context_corrected",
-    corrected,
-    [{**common, "method": m, "setting": settings[m]} for m in ("ellipse", "concat")],
-    scale,
-)
+three_seeds = dataclasses.replace(scale, seeds=min(3, scale.seeds))
+grid_again = [{**common, "method": m, "setting": settings[m]} for m in ("ellipse", "concat")]
+again = wm.sweep("hidden_context_corrected", corrected, grid_again, three_seeds)
 
 
 # %% tags=["hide-input"]
@@ -891,8 +887,33 @@ table_of = pd.DataFrame([stands(n, how) for n in ("ellipse", "concat") for how i
 display(Markdown(table_of.to_markdown(index=False)))
 
 # %% [markdown]
-# CORRECT_PROSE {numref}`fig-hidden-usual`
-#
+# {numref}`fig-hidden-usual` confirms the suspicion. Along the ellipse the usual entropy varies by up to a sixth of a nat, as much
+# as the true context lowers it on average, so some candidates are chosen several times as often as others. Less the
+# usual, the choices are nearly even. For one image that is of no use: the noise of a single entropy is far larger. For
+# 64 images it mends what was broken in the two seeds whose ellipse was uneven, and changes nothing in the one that was not
+# broken; the median error falls to half of what the encoder reaches. So the riddle above is solved, and the rest of the way to
+# the given context is not gone: the claim of being within a point of it fails for this estimate too. Concatenation has
+# nothing to correct. Its usual entropy is almost the same everywhere, for its weights do not move.
+
+# %%
+if scale.name == "cpu":
+    spans = {n: np.ptp(of_method(n, "usual"), axis=1) for n in ("ellipse", "concat")}
+    assert 0.15 < spans["ellipse"].max() < 0.18
+    assert spans["concat"].max() < 0.03
+    part = again[again.method == "ellipse"].set_index("seed")
+    same = rows.set_index("seed").loc[part.index, "ellipse inferred accuracy"]
+    assert np.abs(part["plain accuracy"] - same).max() < 0.002  # the networks of the main experiment
+    assert np.abs(part["corrected accuracy"] - part["plain accuracy"]).max() < 0.005
+    gain = (of_method("ellipse", "corrected shared accuracy") - of_method("ellipse", "plain shared accuracy"))[:, -1]
+    assert sorted(gain > 0.03) == [False, True, True]
+    assert gain.argmin() == spans["ellipse"].argmin()
+    assert abs(gain.min()) < 0.005
+    at_64 = of_method("ellipse", "corrected shared error")[:, -1, 1].mean()
+    assert at_64 < 0.65 * curve("ellipse shared, encoder error")[:, -1, 1].mean()
+    uneven = of_method("ellipse", "plain chosen")
+    assert (uneven.max(axis=1) / uneven.min(axis=1)).min() > 3
+
+# %% [markdown]
 # ## Verdict
 #
 # The claims stand in `book/claims/manifolds/hidden_context.toml`, each written before its runs. None is the paper's. Differences
@@ -903,7 +924,13 @@ judged = verdicts.verdict_table("manifolds/hidden_context", scale.name, rows={"h
 display(Markdown(judged.to_markdown(index=False)))
 
 # %% [markdown]
-# VERDICT_PROSE
+# So the wish of the paper's discussion has this answer at our scale. From a single photograph no way that was tried finds the
+# context well enough: every guess leaves the ellipse below a network that never asked. The strength of a weight manifold,
+# that its networks differ, is what makes a wrong guess so expensive, and concatenation is safe because it hardly uses
+# what it is told. The ellipse is worth its trouble where the context is told, or where it is shared by enough
+# images: with sixteen an encoder brings it level, with sixty-four it is ahead. Entropy needs no training and no labels, and
+# with a group of images, less what is usual, it measures the angle more finely than the encoder; with a single one it is
+# little better than a guess.
 
 # %% [markdown]
 # ## The paper's own scale, traced
