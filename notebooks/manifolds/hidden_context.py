@@ -103,6 +103,11 @@ def loss(net, x, y, s, method):
     return optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
 
 
+# %% [markdown]
+# Training is stochastic gradient descent with momentum. The ellipse's gradient goes through the inverse metric first, as
+# everywhere in this part; the ablation of that step is in {doc}`rotated_images`, and not repeated.
+
+
 # %%
 @cache  # one object for one configuration, so that a training step is compiled once
 def optimiser(method, rate):
@@ -131,6 +136,11 @@ def outputs(net, x, s):
 def turned(x, s):
     """Images, each in its context."""
     return jax.vmap(wm.transforms.rotate)(x, s)
+
+
+# %% [markdown]
+# An epoch shows each image once, turned by an angle drawn anew; one training loop serves all four, and the same seed means
+# the same order of images for each. The next two cells are plumbing: the loop itself, and the images in batches.
 
 
 # %% tags=["hide-input"]
@@ -454,6 +464,11 @@ def along_the_manifold(net, x, y, s, grid):
     for name, values in {"right": right, "entropy": entropy}.items():
         profile[f"{name} by offset"] = np.take_along_axis(values, offset, 1).mean(axis=0).round(4)
     return found, profile, {k: grid[v] for k, v in picked.items()}, (right, entropy)
+
+
+# %% [markdown]
+# For groups the same entropies are added within each group, so nothing has to be computed twice, and the encoder's points are
+# averaged: an image about whose turn the encoder is unsure has a short vector and a small say.
 
 
 # %% tags=["hide-input"]
@@ -829,6 +844,12 @@ def corrected(config, key):
     return {"data": images.fingerprint, **compared(right, np.asarray(stats["entropy"]), usual, s, grid)}
 
 
+# %% [markdown]
+# The comparison is between two scores for the same candidates and images. It also counts how often each candidate is the
+# choice for some test image; with angles spread evenly over the circle, a fair score chooses all of them alike.
+
+
+# %% tags=["hide-input"]
 def compared(right, entropy, usual, s, grid):
     """Accuracy and errors of the surest candidate, by the entropy as it is and less the usual."""
     metrics, curves = {}, {"usual": usual.round(4)}
@@ -856,7 +877,7 @@ def of_method(name, what):
     return np.array([np.array(v, float) for v in again.loc[again.method == name, what]])
 
 
-# %% mystnb={"figure": {"caption": "The ellipse, each line one seed. Left, the usual entropy at each candidate, over validation images at unknown angles; right, how often each candidate is the surest for a test image, in per cent, by the entropy as it is (grey) and less the usual (blue). The dashed line is an even share.", "name": "fig-hidden-usual"}, "image": {"alt": "Two panels against the candidate angle: on the left the usual entropy of each seed varies along the ellipse; on the right the share of images that choose a candidate is uneven in grey and nearly even in blue."}}
+# %% mystnb={"figure": {"caption": "The ellipse, each line one seed. Left, the usual entropy at each candidate, over validation images at unknown angles; right, how often each candidate is the surest for a test image, in per cent, by the entropy as it is (grey) and less the usual (blue). The dashed line is an even share.", "name": "fig-hidden-usual"}, "image": {"alt": "Two panels against the candidate angle: on the left the usual entropy of each seed varies along the ellipse; on the right the share of images that choose a candidate is uneven in grey and more even in blue."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.3))
 axes[0].plot(offset, of_method("ellipse", "usual").T, color=figures.METHOD_COLOURS["ellipse"], lw=1)
 for how, colour in {"plain": "0.6", "corrected": figures.METHOD_COLOURS["ellipse"]}.items():
@@ -889,7 +910,7 @@ display(Markdown(table_of.to_markdown(index=False)))
 # %% [markdown]
 # {numref}`fig-hidden-usual` confirms the suspicion. Along the ellipse the usual entropy varies by up to a sixth of a nat, as much
 # as the true context lowers it on average, so some candidates are chosen several times as often as others. Less the
-# usual, the choices are nearly even. For one image that is of no use: the noise of a single entropy is far larger. For
+# usual, the choices are more even. For one image that is of no use: the noise of a single entropy is far larger. For
 # 64 images it mends what was broken in the two seeds whose ellipse was uneven, and changes nothing in the one that was not
 # broken; the median error falls to half of what the encoder reaches. So the riddle above is solved, and the rest of the way to
 # the given context is not gone: the claim of being within a point of it fails for this estimate too. Concatenation has
