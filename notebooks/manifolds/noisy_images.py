@@ -225,6 +225,7 @@ def data(config):
     return splits(*[config[k] for k in ("dataset", "images", "validation", "test")], pool=config["pool"])
 
 
+# %% tags=["hide-input"]
 def train(config, key, x, y):
     """Train one network; returns it, the network that it started as, and the mean loss of each epoch."""
     of_net, of_order = jax.random.split(key)
@@ -251,6 +252,7 @@ def train(config, key, x, y):
     return net, start, losses
 
 
+# %%
 def squared_norms(net):
     """The Gram matrix of the points of all weights together, shape (n, n); of one point, shape (1, 1)."""
     arrays = jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))
@@ -363,6 +365,7 @@ plain = [
 rates = wm.sweep("noisy_images_tuning", tune, plain, one_seed)
 
 
+# %%
 def best(found, configs):
     """Of each group of searched configurations, the one with the highest validation accuracy."""
     groups = {}
@@ -735,6 +738,7 @@ def work(family, kind, batch, **cnn):
     return jax.jit(one).lower(arrays, x, jax.ShapeDtypeStruct((batch,), jnp.int32)).cost_analysis()["flops"]
 
 
+# %%
 sizes = dict(in_shape=(3, 32, 32), widths=tuple(paper["widths"]), units=paper["units"])
 flops = pd.Series({families[f] + NAMED[k]: work(f, k, paper["batch"], **sizes) for f, k in ARMS})
 steps = paper["epochs"] * (paper["images"] // paper["batch"])
