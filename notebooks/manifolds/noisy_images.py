@@ -237,16 +237,8 @@ def train(config, key, x, y):
         order = jax.random.permutation(of_epoch, len(x))[: len(x) // batch * batch].reshape(-1, batch)
         values = []
         for rows, of_step in zip(order, jax.random.split(of_epoch, len(order)), strict=True):
-            net, state, value = step(
-                fixed,
-                net,
-                state,
-                x[rows],
-                y[rows],
-                of_step,
-                jnp.float32(config["top"]),
-                jnp.float32(config["strength"]),
-            )
+            net, state, value = step(fixed, net, state, x[rows], y[rows], of_step,
+                                     jnp.float32(config["top"]), jnp.float32(config["strength"]))  # fmt: skip
             values.append(value)
         losses.append(float(jnp.stack(values).mean()))
     return net, start, losses
