@@ -25,7 +25,8 @@
 # **Here.** For panel a there is something to derive before anything is run: after the ellipse's metric, Adam does what
 # it does without it, to rounding. For panel b the question is what such an ellipse *is*: whether every point of it is
 # as good, whether it is an ellipse still or has shrunk to a point, and what the average of its networks' outputs is
-# worth, which makes it an ensemble at the price of three networks. Panel c asks all that of a residual network.
+# worth, which makes it an ensemble at the price of three networks. The residual network of
+# panel c is built and traced; it has not been trained at the scale of this page.
 
 # %%
 import dataclasses
@@ -69,20 +70,20 @@ residual_settings = dict(blocks=[2, 2, 2, 2], rates=[0.01, 0.03, 0.1])  # the Re
 # %%
 paper = dict(
     seeds=20, dataset="cifar10", pool=1, images=45_000, validation=5_000, test=10_000, rates=rates,
-    batch=128, widths=[32, 64, 128], units=512, epochs=50, plain_epochs=50, longer=150, spreads=[0.05, 0.2],
+    batch=128, widths=[32, 64, 128], units=512, epochs=50, plain_epochs=50,
     resnet=residual_settings | dict(width=64, epochs=50, test=10_000),
 )  # fmt: skip
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64, batch=64, widths=[4, 4], units=8,
-        rates={"SGD": [(0.03, None)], "Adam": [(0.003, None)], "AdamW": [(0.003, 0.1)]},
-        epochs=1, plain_epochs=1, longer=1, spreads=[0.05],
+        rates={"SGD": [(0.03, None)], "Adam": [(0.003, None)]},  # two optimisers, or compiling takes too long
+        epochs=1, plain_epochs=1,
         resnet=dict(width=2, blocks=[1, 1], epochs=1, test=64, rates=[0.03]),
     ),
     cpu=dict(
-        seeds=5, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, rates=rates,
-        batch=64, widths=[16, 32, 64], units=128, epochs=10, plain_epochs=15, longer=40, spreads=[0.05, 0.2],
-        resnet=residual_settings | dict(width=8, epochs=8, test=5_000),
+        seeds=3, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, rates=rates,
+        batch=64, widths=[16, 32, 64], units=128, epochs=10, plain_epochs=15,
+        resnet=None,
     ),
     paper=paper,
 )  # fmt: skip
@@ -177,14 +178,15 @@ def step(fixed, net, state, x, y, s):
 
 
 # %% [markdown]
-# **Check.** Ten gradients of a small ellipse, from ten batches of digits, go through two optimisers side by side: Adam
-# after the metric, and Adam alone. The difference of the total movements shrinks with $\varepsilon$; where
+# **Check.** Ten gradients of a small ellipse, from ten batches of random images, go through two optimisers side by
+# side: Adam after the metric, and Adam alone. The difference of the total movements shrinks with $\varepsilon$; where
 # $\varepsilon$ is nothing beside $\sqrt{\hat v}$, it is rounding.
 
 # %%
 tiny = dict(family="ellipse", widths=[4], units=8, spread=0.5)
 small = network(tiny, jax.random.key(0), (1, 7, 7))
-x, y = wm.load_splits("mnist5k", 640, 8, 8, pool=4).train
+x = jax.random.normal(jax.random.key(2), (640, 1, 7, 7))
+y = jax.random.randint(jax.random.key(3), (640,), 0, 10)
 
 
 @eqx.filter_jit
@@ -441,7 +443,7 @@ def evaluate_rotated(config, key):
 
 
 # %%
-ORDER = ["SGD", "Adam", "AdamW"]
+ORDER = list(scale.rates)
 shared = ("dataset", "pool", "images", "validation", "test", "batch", "widths", "units")
 common = {k: scale.settings[k] for k in shared}
 turning = common | dict(turned=True, epochs=scale.epochs, family="ellipse", spread=0.5)
@@ -509,7 +511,7 @@ def dots(ax, at, runs, **style):
     low, high = figures.bootstrap_interval(runs)
     ax.plot(np.full(len(runs), at), runs, "o", ms=3, alpha=0.4, color=style["color"])
     bars = [[runs.mean() - low], [high - runs.mean()]]
-    ax.errorbar(at, runs.mean(), bars, fmt="o", capsize=3, **style)
+    ax.errorbar(at, runs.mean(), bars, capsize=3, **{"marker": "o"} | style)
 
 
 # %% mystnb={"figure": {"caption": "Rotated images, all angles seen: three optimisers with the ellipse's metric before them and without. Left: test accuracy over all angles; small dots are seeds, large ones means with 95 % bootstrap intervals. Right: training loss by epoch, means over seeds.", "name": "fig-optimisers-rotated"}, "image": {"alt": "Left, test accuracy for SGD, Adam and AdamW, each with two dots with error bars, with and without the metric. Right, six falling curves of training loss; for Adam and AdamW the two lie on each other."}}
@@ -521,7 +523,7 @@ for i, name in enumerate(ORDER):
         losses = values(rotated, "loss", **arm).mean(axis=0)
         label = f"{name}, {'metric' if given else 'no metric'}"
         axes[1].plot(np.arange(1, len(losses) + 1), losses, ls=LINES[name], color=colour, label=label)
-axes[0].set(ylabel="test accuracy, all angles", xticks=range(3), xticklabels=ORDER, xlim=(-0.5, 2.5))
+axes[0].set(ylabel="test accuracy, all angles", xticks=range(len(ORDER)), xticklabels=ORDER, xlim=(-0.5, 2.5))
 axes[1].set(xlabel="epoch", ylabel="training loss")
 axes[1].legend(fontsize=8)
 plt.show()
@@ -572,6 +574,7 @@ if scale.name == "cpu":
         losses = [values(rotated, "loss", optimiser=name, metric=m).mean(axis=0) for m in METRIC]
         assert np.abs(losses[0] - losses[1]).max() < 0.03
     assert abs(mean["Adam", True] - mean["AdamW", True]) < 0.01
+    assert all(best(rotated_search, arm) == settings(arm["optimiser"])[1] for arm in arms)  # no best at an edge
     assert mean["SGD", True] - mean["SGD", False] < 0.005
     time = rotated.groupby("optimiser").seconds.median()
     assert time.max() < 1.3 * time.min()
@@ -840,7 +843,8 @@ Markdown(
 # The claim of the paper's panel b fails here, for every optimiser: after the same number of epochs a random point of
 # the ellipse is less accurate than the point network, by several points, and {numref}`fig-optimisers-course` shows that
 # it is behind from the start. It learns more slowly: its training loss at the end is one that the point network had
-# passed three quarters of the way at the latest. Whether it would catch up is asked below.
+# passed three quarters of the way at the latest. Whether it would catch up in the end has not been tested here: the
+# paper speaks of convergence, and these runs have not converged.
 #
 # What it has learned is no shrunken ellipse. Opposite points of it disagree about as often as networks trained apart
 # do. And the directions matter: shuffle the radii, and most of the accuracy is gone.
@@ -933,7 +937,7 @@ for column, (ax, label) in enumerate(zip(axes, ("test accuracy", "−log p", "ca
         figures.accuracy_curve(ax, runs[0, :, 0], runs[:, :, column], **style)
     runs = values(plain, "ensemble", family="point", optimiser="SGD")
     figures.accuracy_curve(ax, runs[0, :, 0], runs[:, :, column], colour=FAMILY["point"], label="points, SGD")
-    for name, marker in (("Adam", "s"), ("AdamW", "D")):
+    for name, marker in zip(ORDER[1:], "sD", strict=False):
         alone = values(plain, "ensemble", family="point", optimiser=name)[:, 0, column].mean()
         ax.plot(1, alone, marker, color=FAMILY["point"], label=f"point, {name}")
     ax.set(xscale="log", xlabel="networks averaged", ylabel=label, xticks=[1, 2, 4, 8, 24])
@@ -949,9 +953,10 @@ def ensemble(family, name, place, column=1):
     return values(plain, "ensemble", family=family, optimiser=name)[:, place, column]
 
 
+alone = {name: values(plain, "accuracy", family="point", optimiser=name) for name in ORDER}
 table = pd.DataFrame([
     {"optimiser": name, "8 points − one": difference(ensemble("ellipse", name, 3), ensemble("ellipse", name, 0)),
-     "8 points − point network": difference(ensemble("ellipse", name, 3), values(plain, "accuracy", family="point", optimiser=name)),
+     "8 points − point network": difference(ensemble("ellipse", name, 3), alone[name]),
      "24 points − three networks (SGD)": difference(ensemble("ellipse", name, 4), ensemble("point", "SGD", -1))}
     for name in ORDER
 ])  # fmt: skip
@@ -995,6 +1000,7 @@ if scale.name == "cpu":
         assert low < (middle - ensemble("ellipse", name, 0)).mean() < high
     assert (ensemble("point", "SGD", 2) - ensemble("ellipse", "SGD", 4)).mean() > 0.03
     apart_by = values(plain, "disagreement", family="point", optimiser="SGD").mean()
+    assert all(c == settings(c["optimiser"])[1] for c in chosen)  # no best at an edge
     assert all(abs(opposite(plain, family="ellipse", optimiser=n).mean() - apart_by) < 0.1 for n in ORDER)
     assert ensemble("ellipse", "Adam", 4, 3).mean() < 0.03
 
@@ -1043,66 +1049,41 @@ def evaluate_residual(config, key):
 
 
 # %%
-of_resnet = {k: v for k, v in common.items() if k not in ("widths", "units")} | dict(turned=False, networks=1)
-of_resnet |= {k: v for k, v in scale.resnet.items() if k != "rates"}
-residual_arms = [{**of_resnet, **arm} for arm in plain_arms if arm["optimiser"] == "SGD"]
-residual_rates = [dict(rate=rate, decay=None) for rate in scale.resnet["rates"]]
-residual_search = wm.sweep(
-    "optimisers_resnet_tuning",
-    tune_residual,
-    [{**arm, **c} for arm in residual_arms for c in residual_rates],
-    dataclasses.replace(scale, seeds=1),
-)
-found = residual_search.groupby("family").tuned.apply(lambda tuned: int(tuned.to_numpy().argmax()))
-resnet = wm.sweep(
-    "optimisers_resnet",
-    evaluate_residual,
-    [{**arm, **residual_rates[found[arm["family"]]]} for arm in residual_arms],
-    scale,
-)
+def panel_c():
+    """The search and the runs of the residual network, as those of the CNN."""
+    config = {k: v for k, v in common.items() if k not in ("widths", "units")} | dict(turned=False, networks=1)
+    config |= {k: v for k, v in scale.resnet.items() if k != "rates"}
+    arms = [{**config, **arm} for arm in plain_arms if arm["optimiser"] == "SGD"]
+    settings = [dict(rate=rate, decay=None) for rate in scale.resnet["rates"]]
+    one_seed = dataclasses.replace(scale, seeds=1)
+    grid = [{**arm, **c} for arm in arms for c in settings]
+    search = wm.sweep("optimisers_resnet_tuning", tune_residual, grid, one_seed)
+    found = search.groupby("family").tuned.apply(lambda tuned: int(tuned.to_numpy().argmax()))
+    grid = [{**arm, **settings[found[arm["family"]]]} for arm in arms]
+    return wm.sweep("optimisers_resnet", evaluate_residual, grid, scale)
 
-# %%
-display(Markdown(searched(residual_search, ["optimiser", "family"]).to_markdown()))
-table = pd.DataFrame(side_by_side(resnet, "SGD")).fillna("")
-display(Markdown(table.to_markdown(index=False)))
-shape = data(of_resnet).train[0].shape[1:]
-weights = eqx.filter_eval_shape(lambda: residual(residual_arms[1], jax.random.key(0), shape))
-Markdown(
-    f"Per cent of {of_resnet['test']:,} test images, but for −log p; means of {resnet.seed.nunique()} seeds after "
-    f"{of_resnet['epochs']} epochs; width {of_resnet['width']}, blocks {of_resnet['blocks']}, "
-    f"{sum(leaf.size for leaf in jax.tree.leaves(weights)):,} weights a network."
-)
 
-# %% mystnb={"figure": {"caption": "The residual network without a context, SGD: training loss by epoch (left), the ellipse's accuracy at 24 contexts, one line for a seed, with the mean of the point networks (dashed, middle), and the accuracy of averaged outputs (right; the square is the point network). Means over seeds, 95 % bootstrap intervals.", "name": "fig-optimisers-resnet"}, "image": {"alt": "Three panels for the residual network: falling losses of ellipse and point, accuracy around the ellipse, and accuracy against the number of averaged networks."}}
-fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.1))
-for family, colour in FAMILY.items():
-    losses = values(resnet, "loss", family=family)
-    axes[0].plot(np.arange(1, losses.shape[1] + 1), losses.mean(axis=0), color=colour, label=family)
-for runs in values(resnet, "context", family="ellipse")[:, :, 0]:
-    axes[1].plot(np.arange(CONTEXTS) / CONTEXTS, runs, color=FAMILY["ellipse"], alpha=0.7, lw=1.3)
-alone = values(resnet, "accuracy", family="point")
-axes[1].axhline(alone.mean(), color=FAMILY["point"], ls="--")
-runs = values(resnet, "ensemble", family="ellipse")
-figures.accuracy_curve(axes[2], runs[0, :, 0], runs[:, :, 1], colour=FAMILY["ellipse"])
-dots(axes[2], 1, alone, color=FAMILY["point"], marker="s")
-axes[0].set(xlabel="epoch", ylabel="training loss")
-axes[1].set(xlabel="context s", ylabel="test accuracy")
-axes[2].set(xscale="log", xlabel="networks averaged", xticks=[1, 4, 24], xticklabels=["1", "4", "24"])
-axes[2].minorticks_off()
-axes[0].legend()
-plt.show()
+if scale.resnet is None:
+    display(Markdown(f"Panel c is not tested at the preset `{scale.name}`."))
+else:
+    resnet = panel_c()
+    print(resnet.groupby("family")[["accuracy", "nll"]].mean())
 
+# %% [markdown]
+# The code above is complete and runs at the smallest preset, and the page ends with what the paper's scale costs. At the
+# scale of this page the residual network has not been trained: a step of its ellipse takes several times as
+# long as one of the CNN's, thin as it may be, since a processor gains little from thin convolutions. So the claim of
+# panel c gets no verdict here.
 
 # %% [markdown]
 # ## Verdict
 #
 # The claims stand in `book/claims/manifolds/optimisers.toml`, and `wmlib.verdicts` judges them by the rule of
-# {doc}`/book/verdicts`. *Identical* and *similar* are judged as an equivalence: the whole interval of the paired
-# difference has to lie within one point of accuracy for the CNN (the paper: identical), within two for the residual
-# network (similarly). *No meaningful improvement* is granted unless the interval lies wholly above one point.
+# {doc}`/book/verdicts`. *Identical* is judged as an equivalence: the whole interval of the paired difference has to lie
+# within one point of accuracy. *No meaningful improvement* is granted unless the interval lies wholly above one point.
 
 # %%
-rows = {"optimisers_rotated": rotated, "optimisers_plain": plain, "optimisers_resnet": resnet}
+rows = {"optimisers_rotated": rotated, "optimisers_plain": plain}
 table = verdicts.verdict_table("manifolds/optimisers", scale.name, rows=rows)
 display(Markdown(table.to_markdown(index=False)))
 
@@ -1152,7 +1133,7 @@ cost = pd.DataFrame([
 display(Markdown(cost.to_markdown(index=False, floatfmt=".1f")))
 total = cost["PFLOP in all"].sum()
 Markdown(
-    f"In all {total / 1e3:.1f} EFLOP, the longer runs not counted: {total / 10 / 3.6:.0f} hours on a device that sustains "
+    f"In all {total / 1e3:.1f} EFLOP: {total / 10 / 3.6:.0f} hours on a device that sustains "
     "10 TFLOP/s on these programs. Nothing of it has been run."
 )
 
@@ -1160,14 +1141,15 @@ Markdown(
 # %% [markdown]
 # ## What differs from the paper, and limits
 #
-# - **Scale.** Fewer and smaller images, a thinner CNN, a much thinner ResNet, fewer epochs. At equal epochs an ellipse
-#   has seen each of its points far less often than a point network has seen itself, so a comparison after few epochs is
-#   in part one of speed.
-# - **Seeds.** The number is stated under each table; the paper averages 20. The interval of very few seeds is too
-#   short: the two arms of Adam above, which differ in nothing, show by how much a mean may be off.
-# - **Tuning.** Four settings for each arm of the CNN and three for each of the residual network, a factor of about
-#   three apart, one seed. No best one lies at the edge of its range, unless the tables say so. The size of the ellipse
-#   at the start was not tuned.
+# - **Scale.** Fewer and smaller images, a thinner CNN, fewer epochs. At equal epochs an ellipse has seen each of its
+#   points far less often than a point network has seen itself, so a comparison after few epochs is in part one of
+#   speed.
+# - **Seeds.** Three; the paper averages 20. More can be added without repeating a run: raise `seeds` and rerun. The
+#   interval of very few seeds is too short: the two arms of Adam above, which differ in nothing, show by how much a
+#   mean may be off.
+# - **Tuning.** Four settings for each arm, rates a factor of about three apart, one seed. The best rate lies inside of
+#   its range for every arm; of the two decays the smaller was better throughout, so the best may be smaller still. The
+#   size of the ellipse at the start was not tuned.
 # - **Validation and test.** Every choice was made on validation images, and the test split was used once by each run.
 #   The course of training uses 2,000 of the validation images.
 # - **The ensemble's rival.** Three networks were trained apart for SGD with the CNN only.
