@@ -86,7 +86,7 @@ def images(*shape: int) -> jax.Array:
         ({"in_shape": (3, 8, 8), "width": 16, "blocks": (1, 1), "norm": "group"}, groups_of_16),
         ({"in_shape": (1, 9, 7), "width": 3, "blocks": (1, 1, 1), "classes": 5}, LayerNormOverChannels),
     ],
-    ids=str,
+    ids=["layer", "group", "three stages"],
 )
 def test_agrees_with_torch_in_outputs_and_gradients(options, norm):
     model = fill(lambda: ResNet(**options, key=KEY))
