@@ -51,7 +51,8 @@ def test_the_style_does_not_depend_on_what_was_set_before():
 def test_every_method_has_a_colour_of_its_own():
     colours = list(figures.METHOD_COLOURS.values())
     assert len(set(colours)) == len(colours)
-    assert set(figures.METHOD_COLOURS) == {"ellipse", "ellipse, no metric", "none", "concat", "embed", "film"}
+    methods = {"ellipse", "ellipse, no metric", "line", "line, no metric", "none", "concat", "embed", "film"}
+    assert set(figures.METHOD_COLOURS) == methods
 
 
 @settings(max_examples=30, deadline=None)

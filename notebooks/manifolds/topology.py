@@ -1409,6 +1409,9 @@ Markdown(
 #   zero should be read with that in mind. A small difference that none of the tables shows may exist all the same.
 # - **One size of everything.** One top level of noise, one grid for each pair of contexts and a quarter of it seen, one grain
 #   for the solids, one spacing of angles. The initial size of every manifold (`spread` 0.5) was not searched.
+# - **Pilots.** The top level of the noise, the grain of the solids and the batch size were set by a few pilots on validation
+#   images that are not recorded; one search of five runs at a higher noise and a larger batch was discarded before any run
+#   of the experiments existed.
 # - **Searches** are short: three rates, half the epochs, one seed. All arms have the same search in the same unit, $r$, of
 #   {eq}`eq-topology-reach`; the tables above say where a choice lies at the edge.
 # - **The metric is uniform** over all contexts also where training sees few of them, as in the paper; {doc}`metrics` shows
