@@ -399,13 +399,14 @@ def words(row):
     return f"rate {row.rate:g}" + (f", spread {row.spread:g}" if row.spread == 0.1 else "")
 
 
-for top in scale.tops:
-    searched = pd.concat([rates.assign(setting=[words(row) for row in rates.itertuples()]),
-                          strengths.assign(setting="λ " + strengths.strength.map("{:g}".format))])  # fmt: skip
-    searched = searched[searched.top == top].assign(family=lambda f: f.family + ", " + f.penalty)
-    table = searched.pivot(index="family", columns="setting", values="validation")
-    order = list(dict.fromkeys(searched.setting))
-    table = table[order].rename(index=lambda name: name.removesuffix(", no"))
+searches = [
+    rates.assign(setting=[words(row) for row in rates.itertuples()]),
+    strengths.assign(setting="λ " + strengths.strength.map("{:g}".format)),
+]
+for top, found in [(top, found) for top in scale.tops for found in searches]:
+    found = found[found.top == top].assign(family=lambda f: f.family + ", " + f.penalty)
+    table = found.pivot(index="family", columns="setting", values="validation")
+    table = table[list(dict.fromkeys(found.setting))].rename(index=lambda name: name.removesuffix(", no"))
     display(Markdown(f"$S$ = {top:g}:\n\n" + table.to_markdown(floatfmt=".3f").replace("nan", "")))
 
 
