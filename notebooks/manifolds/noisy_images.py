@@ -607,8 +607,8 @@ if scale.name == "cpu":
 # $2\,\lVert P_1 - P_2 \rVert^2$. {numref}`fig-noisy-norms` draws it.
 #
 # So the penalty cannot order the norms as it would like: on a line the least norm lies in the middle as long as the ends
-# differ enough. What it can do is tilt the parabola, and it does. But the tilt is there without any penalty, since the
-# noisy end has less to learn, and Eq. 14 makes it steeper. It does what it was asked to; the accuracy does not follow.
+# differ enough. What it can do is tilt the parabola, and it does: the tilt is there without any
+# penalty, and Eq. 14 makes it steeper. It does what it was asked to; the accuracy does not follow.
 
 
 # %%
