@@ -546,9 +546,10 @@ plt.show()
 
 # %% [markdown]
 # So the ablation was added: the same line, the same search for a rate, no metric. It is better at both values of $S$, and
-# the sag at the ends shrinks to about half (next cell). The metric minimises the movement of the whole line for a given
-# decrease of the loss, as Theorem 1 says; that is no promise about its noise, and a line pays for it at the ends. The other
-# half of the sag is still there without a metric, and is not explained here: a straight line may simply be the wrong curve.
+# at $S = 1/2$ the sag at the ends shrinks to about half (next cell). The metric minimises the movement of the whole line for
+# a given decrease of the loss, as Theorem 1 says; that is no promise about noise. The smaller sag fits this reading and does
+# not prove it, since the two arms also differ in their rates. The other half of the sag is there without a metric, and is
+# not explained here: a straight line may simply be the wrong curve.
 
 
 # %%
@@ -754,7 +755,7 @@ Markdown(
 #   the many here should not be leaned on.
 # - **Tuning.** One seed; four settings for each family, of which the line spends one on its size at the start; then three
 #   strengths of the penalty. The best rate of the line without metric is the largest that a line was given (0.03), so it may
-#   be better still; the rates of the rivals lie inside their range or tie with an inner one. The strengths chosen are often the
+#   be better still; the rates of the rivals lie inside their range. The strengths chosen are often the
 #   smallest of the three. The ablation was decided on after the first seeds had been seen.
 # - **Which S, which λ.** The paper does not say. Two values of $S$ gave two answers.
 #
