@@ -63,7 +63,7 @@ scale = wm.preset(
         epochs=1, batch=64, widths=[4, 4], units=16, tops=[1.0], rates=[0.03], strengths=[1e-3], starts=[(0.03, 0.5)],
     ),
     cpu=dict(
-        seeds=3, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, told=1_000,
+        seeds=5, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, told=1_000,
         epochs=12, batch=64, widths=[16, 32, 64], units=128, tops=[1.0, 0.5],
         rates=[0.003, 0.01, 0.03, 0.1], strengths=[3e-4, 1e-3, 3e-3],
         starts=[(0.003, 0.5), (0.01, 0.5), (0.03, 0.5), (0.01, 0.1)],

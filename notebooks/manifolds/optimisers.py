@@ -81,9 +81,9 @@ scale = wm.preset(
         resnet=dict(width=2, blocks=[1, 1], epochs=1, test=64, rates=[0.03]),
     ),
     cpu=dict(
-        seeds=3, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, rates=rates,
+        seeds=5, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, rates=rates,
         batch=64, widths=[16, 32, 64], units=128, epochs=10, plain_epochs=15,
-        resnet=None,
+        resnet=residual_settings | dict(width=8, epochs=5, test=5_000),
     ),
     paper=paper,
 )  # fmt: skip

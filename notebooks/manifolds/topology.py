@@ -64,19 +64,19 @@ figures.use_style()
 # %%
 paper: dict[str, Any] = dict(
     seeds=20, dataset="cifar10", pool=1, images=45_000, validation=5_000, test=10_000,
-    epochs=50, batch=128, widths=[32, 64, 128], units=512, rates=[0.007, 0.02, 0.06],
+    epochs=50, longer=200, batch=128, widths=[32, 64, 128], units=512, rates=[0.007, 0.02, 0.06, 0.18],
     arms=99, views=[40, 12],
     sphere=dict(images=45_000, test=10_000, epochs=50, widths=[32, 64]),
 )  # fmt: skip
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64,
-        epochs=1, batch=64, widths=[4, 4], units=8, rates=[0.02],
+        epochs=1, longer=2, batch=64, widths=[4, 4], units=8, rates=[0.02],
         arms=1, views=[12], sphere={},
     ),
     cpu=dict(
-        seeds=3, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000,
-        epochs=5, batch=32, widths=[16, 32, 64], units=128, rates=[0.007, 0.02, 0.06],
+        seeds=5, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000,
+        epochs=5, longer=20, batch=32, widths=[16, 32, 64], units=128, rates=[0.007, 0.02, 0.06, 0.18],
         arms=99, views=[40, 12],
         sphere=dict(images=6_000, test=5_000, epochs=10, widths=[16, 32]),
     ),
@@ -478,6 +478,7 @@ def photographs(config):
 SETTINGS = ("dataset", "pool", "images", "validation", "test", "epochs", "batch", "widths", "units")
 common = {k: v for k, v in scale.settings.items() if k in SETTINGS}
 one_seed = dataclasses.replace(scale, seeds=1)
+three_seeds = dataclasses.replace(scale, seeds=min(3, scale.seeds))  # for ablations
 
 
 def tuned(name, run, arms, judged):
@@ -715,6 +716,28 @@ plt.show()
 # cleanest and the noisiest images one network, and there, at both ends, it loses least against the cylinder; it loses most
 # in between. To identify two contexts costs little where one network can serve both, and the two ends, taken for one, have
 # twice the training images of any other level.
+
+# %% [markdown]
+# ### Longer
+#
+# LONGER-PROSE
+
+# %%
+LONGER = {"cylinder": ["cylinder", "none", "concat", "angle alone"], "torus": ["torus", "none", "concat"]}
+longer_arms = [arm for task, methods in LONGER.items() for arm in arms(task, methods)]
+longer = [{**pair_setting(a), "epochs": scale.longer} for a in longer_arms]
+longer_rows = wm.sweep("topology_pairs_longer", pairs, longer, three_seeds)
+
+# %% tags=["hide-input"]
+table = pd.DataFrame([
+    {"contexts": "angle and " + {"cylinder": "noise", "torus": "hue"}[arm["task"]],
+     "method": NAMES.get(arm["method"], arm["method"]), **{
+        f"{metric}, {epochs} epochs": 100 * values(rows, metric, task=arm["task"], method=arm["method"]).mean()
+        for metric in ("seen", "unseen")
+        for epochs, rows in ((scale.epochs, pair_rows), (scale.longer, longer_rows))}}
+    for arm in longer_arms
+])  # fmt: skip
+display(Markdown(table.to_markdown(index=False, floatfmt=".1f")))
 
 # %% [markdown]
 # ## Solids on a sphere
@@ -1003,6 +1026,7 @@ def curve(config, key):
 
 # %%
 CURVES = ["fourier 1", "line", "spline 8", "none", "fourier 3", "spline 4", "spline 12", "fourier 2"]
+CURVES += ["spline 6"]
 METRICS = ["Table 1", "no metric", "Eq. 39"][: scale.arms]
 curve_arms = arms("circle", CURVES, angles=12)
 curve_arms += [arm for m in METRICS for arm in arms("circle", ["spline 8"], m, angles=12)]
@@ -1135,6 +1159,24 @@ plt.show()
 # {numref}`fig-topology-share` puts all arms of this section on that axis, and, Eq. 39 aside, which climbs, the larger the share the better the arm learned.
 # Among the splines of eight points nothing else differs. It is an explanation after the fact, from eleven arms of one
 # task and one length of training; longer training should flatten the curve, and would be the test of it.
+
+# %%
+LASTING = [("fourier 1", "gram"), ("spline 8", "gram"), ("spline 8", "no metric"), ("none", "gram")]
+lasting_arms = [arm for m, metric in LASTING[: scale.arms] for arm in arms("circle", [m], metric, angles=12)]
+lasting = [{**curve_setting(a), "epochs": scale.longer} for a in lasting_arms]
+lasting_rows = wm.sweep("topology_curves_longer", curve, lasting, three_seeds)
+
+# %% tags=["hide-input"]
+table = pd.DataFrame([
+    {"method": NAMES.get(arm["method"], arm["method"].replace("fourier 1", "ellipse")),
+     "metric": {"gram": "Gram matrix"}.get(arm["preconditioner"], arm["preconditioner"]), **{
+        f"{metric}, {epochs} epochs": 100 * values(
+            rows, metric, method=arm["method"], preconditioner=arm["preconditioner"]).mean()
+        for metric in ("seen", "all")
+        for epochs, rows in ((scale.epochs, curve_rows), (scale.longer, lasting_rows))}}
+    for arm in lasting_arms
+])  # fmt: skip
+display(Markdown(table.to_markdown(index=False, floatfmt=".1f")))
 
 # %% [markdown]
 # ## Wrong on purpose
