@@ -1,5 +1,6 @@
 """Weight space: manifolds of networks, and paths that keep a network's function."""
 
+from . import distances as distances
 from . import models as models
 from . import rivals as rivals
 from . import transforms as transforms
@@ -10,6 +11,7 @@ from .data import load_splits as load_splits
 from .descent import MetricSolution as MetricSolution
 from .descent import precondition as precondition
 from .descent import solve_metric as solve_metric
+from .function_space import FunctionMetric as FunctionMetric
 from .inference import InferredContext as InferredContext
 from .inference import infer_context as infer_context
 from .manifolds import AbstractManifold as AbstractManifold
