@@ -14,6 +14,13 @@ from .descent import solve_metric as solve_metric
 from .function_space import FunctionMetric as FunctionMetric
 from .inference import InferredContext as InferredContext
 from .inference import infer_context as infer_context
+from .krylov import InvariantDimension as InvariantDimension
+from .krylov import Krylov as Krylov
+from .krylov import SpectralDensity as SpectralDensity
+from .krylov import Spectrum as Spectrum
+from .krylov import lanczos as lanczos
+from .krylov import spectral_density as spectral_density
+from .krylov import spectrum as spectrum
 from .manifolds import AbstractManifold as AbstractManifold
 from .manifolds import BSpline as BSpline
 from .manifolds import Ellipse as Ellipse
