@@ -546,9 +546,9 @@ plt.show()
 
 # %% [markdown]
 # So the ablation was added: the same line, the same search for a rate, no metric. It is better at both values of $S$, and
-# at $S = 1/2$ the sag at the ends shrinks to about half (next cell). The metric minimises the movement of the whole line for
+# at $S = 1/2$ the sag at the ends shrinks to about a third (next cell). The metric minimises the movement of the whole line for
 # a given decrease of the loss, as Theorem 1 says; that is no promise about noise. The smaller sag fits this reading and does
-# not prove it, since the two arms also differ in their rates. The other half of the sag is there without a metric, and is
+# not prove it, since the two arms also differ in their rates. What is left of the sag is there without a metric, and is
 # not explained here: a straight line may simply be the wrong curve.
 
 
@@ -563,7 +563,7 @@ display(Markdown(ends.to_markdown(index=False)))
 if scale.name == "cpu":
     assert all(mean("line, no metric", "no", top) > mean("line", "no", top) for top in scale.tops)
     with_metric, without = (loss_by_level(f, 0.5)[[0, -1]].sum() for f in ("line", "line, no metric"))
-    assert 0.3 < without / with_metric < 0.7
+    assert 0.2 < without / with_metric < 0.45
 
 # %% [markdown]
 # ## Does a network use what it is told?
@@ -687,8 +687,8 @@ display(Markdown(spread.to_markdown(index=False)))
 # %%
 if scale.name == "cpu":
     for family, kind in [("line", "Eq. 14"), ("none", "no"), ("concat", "no")]:
-        assert of(family, kind, 0.5, "explained_by_level").max() < 0.1
-        assert of(family, kind, 1.0, "explained_by_level").max() < 0.5
+        assert of(family, kind, 0.5, "explained_by_level").mean() < 0.1
+        assert of(family, kind, 1.0, "explained_by_level").mean() < 0.5
         assert max(of(family, kind, top, "top_tenth").mean(axis=0).max() for top in scale.tops) < 0.2
         assert min(of(family, kind, top, "near").mean() for top in scale.tops) > 0.25
 
@@ -703,7 +703,7 @@ judged = verdicts.verdict_table("manifolds/noisy_images", scale.name, rows={"noi
 display(Markdown(judged.to_markdown(index=False)))
 
 # %% [markdown]
-# In words: the paper's modest gain over the baselines appears at $S = 1$, if at all, and turns into a loss at $S = 1/2$. The penalty of Eq. 14 shapes the line as intended and helps nobody; neither does a fixed L2,
+# In words: at $S = 1$ the line is level with its rivals, where the paper has a modest gain, and at $S = 1/2$ it loses to all of them. The penalty of Eq. 14 shapes the line as intended and helps nobody; neither does a fixed L2,
 # to speak of. The metric, as in {doc}`rotated_images`, does not help. And of the paper's explanation, the mismatch between
 # noise level and uncertainty is real, the concentration in a few images is not.
 
@@ -750,16 +750,16 @@ Markdown(
 #
 # - **Scale.** 16 × 16 pixels, 10,000 images, a thin network and few epochs. A penalty on weights matters most for a network
 #   that overfits; these hardly do, so the verdict on Eq. 14 is a verdict at this scale.
-# - **Seeds.** As stated above the figures. With three seeds a bootstrap interval is short: with no true difference it
-#   excludes zero on the expected side about once in eight comparisons ({doc}`/book/verdicts`), so single comparisons among
-#   the many here should not be leaned on.
+# - **Seeds.** Five. A bootstrap interval of five runs is short: with no true difference it excludes zero on the expected
+#   side about once in thirteen comparisons ({doc}`/book/verdicts`), so single comparisons among the many here should not be
+#   leaned on. With the first three seeds alone two of the sixteen comparisons with rivals had come out for the line.
 # - **Tuning.** One seed; four settings for each family, of which the line spends one on its size at the start; then three
 #   strengths of the penalty. The best rate of the line without metric is the largest that a line was given (0.03), so it may
 #   be better still; the rates of the rivals lie inside their range. The strengths chosen are often the
 #   smallest of the three. The ablation was decided on after the first seeds had been seen.
 # - **Which S, which λ.** The paper does not say. Two values of $S$ gave two answers.
 #
-# Next: the paper's scale, five seeds and more, a curve that may bend ({doc}`topology`) in place of a line.
+# Next: the paper's scale, a curve that may bend ({doc}`topology`) in place of a line.
 #
 # ## Exercises
 #
