@@ -80,6 +80,8 @@ def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: 
     if not 0 < size < math.inf:
         raise ValueError(f"the start has the norm {size}; give a finite movement that is not zero")
     diagonal, off_diagonal, residual, basis = _recursion(metric, flat / size, dimension)
+    if len(diagonal) < len(basis):
+        basis = basis[: len(diagonal)]
     return Krylov(basis, diagonal, off_diagonal, residual, size, structure)
 
 
@@ -109,7 +111,7 @@ def spectrum(
     *,
     key: PRNGKeyArray,
     dimension: int | None = None,
-    rtol: float = 1e-3,
+    rtol: float = 1e-4,
 ) -> Spectrum:
     r"""The `k` largest eigenvalues of a metric and their eigenvectors, by Lanczos' method from a random start.
 
@@ -159,7 +161,7 @@ def spectrum(
     if not diagonal.any() and not off_diagonal.any():
         raise ValueError(_ZERO)
     values, rotation, errors = residuals(diagonal, off_diagonal, beta)
-    vectors = jnp.asarray(rotation.T, basis.dtype) @ basis
+    vectors = jnp.asarray(np.pad(rotation.T, ((0, 0), (0, len(basis) - len(rotation)))), basis.dtype) @ basis
     converged = bool((errors <= rtol * values[0]).all())
     outcome = "converged" if converged else "step limit: increase dimension, or rtol"
     stats = {"residuals": errors, "products": len(diagonal), "outcome": outcome}
@@ -248,10 +250,12 @@ def spectral_density(
 
     **Reference:** Ubaru, Chen & Saad (2017), Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature.
     """
+    if dimension < 1:
+        raise ValueError(f"the dimension must be at least 1, got {dimension}; 60 is usual")
     if probes < 1:
         raise ValueError(f"there must be at least one probe, got {probes}; 8 is usual")
     structure, n = metric.in_structure(), metric.in_size()
-    nodes, weights = np.zeros((2, probes, max(min(dimension, n), 0)))
+    nodes, weights = np.zeros((2, probes, min(dimension, n)))
     products = 0
     for i, of_probe in enumerate(jax.random.split(key, probes)):
         diagonal, off_diagonal, *_ = _recursion(metric, _probe(of_probe, structure), dimension)
@@ -288,6 +292,12 @@ def _unravel(flat: Array, structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Arr
     return treedef.unflatten([p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)])
 
 
+@partial(jax.jit, static_argnums=1)
+def _begin(start, dimension):
+    """A basis of one row, and room for the others; compiled, so that it is made where it lies."""
+    return jnp.zeros((dimension, len(start)), start.dtype).at[0].set(start)
+
+
 @partial(jax.jit, donate_argnums=0)
 def _extend(basis, product, k):
     """Row `k + 1` of the basis from the product with row `k`, with the new entries of `T`."""
@@ -305,8 +315,9 @@ def _extend(basis, product, k):
 @partial(jax.jit, donate_argnums=0)
 def _restart(basis, vector, k):
     """Row `k + 1` of the basis from a vector of its own."""
+    basis = basis.at[k + 1].set(0)
     for _ in range(2):
-        vector = vector - (basis.at[k + 1].set(0) @ vector) @ basis.at[k + 1].set(0)
+        vector = vector - (basis @ vector) @ basis
     return basis.at[k + 1].set(vector / jnp.linalg.norm(vector))
 
 
@@ -314,13 +325,14 @@ def _recursion(metric, start, dimension, done=None, keys=()):
     """`(diagonal, off_diagonal, residual, basis)` of Lanczos' recursion.
 
     It stops at the dimension, where `done(diagonal, off_diagonal, residual)` says so, or where the basis is exhausted;
-    with `keys`, it goes on from there with a random vector as long as there are keys.
+    with `keys`, it goes on from there with a random vector as long as there are keys. The rows of the basis beyond the
+    diagonal's length are not used.
     """
     if dimension < 1:
         raise ValueError(f"the dimension must be at least 1, got {dimension}")
     structure, keys = metric.in_structure(), list(keys)
     dimension = min(dimension, len(start))
-    basis = jnp.zeros((dimension, len(start)), start.dtype).at[0].set(start)
+    basis = _begin(start, dimension)
     diagonal, off_diagonal, rounding = [], [], 20 * float(jnp.finfo(start.dtype).eps)
     for k in range(dimension):
         product = metric.mv(_unravel(basis[k], structure))
@@ -341,8 +353,6 @@ def _recursion(metric, start, dimension, done=None, keys=()):
                 break
             basis = _restart(basis, _probe(keys.pop(), structure).astype(basis.dtype), k)
         off_diagonal.append(beta)
-    if len(diagonal) < dimension:
-        basis = basis[: len(diagonal)]
     return np.array(diagonal), np.array(off_diagonal), beta, basis
 
 
