@@ -1,4 +1,5 @@
 """Networks of the two papers as Equinox modules."""
 
 from .cnn import CNN as CNN
+from .layer_norm_cnn import LayerNormCNN as LayerNormCNN
 from .resnet import ResNet as ResNet

@@ -1,0 +1,240 @@
+"""The mechanisms that functionally invariant paths are compared with, each against an independent reference."""
+
+import operator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wmlib as wm
+from wmlib import rivals
+from wmlib.models import LayerNormCNN
+
+KEY = jax.random.key(0)
+SIZES = dict(in_shape=(1, 8, 8), classes=5, widths=(3, 4), units=6)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return LayerNormCNN(**SIZES, key=KEY)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.normal(jax.random.key(1), (7, 1, 8, 8))
+
+
+LABELS = jnp.arange(7) % 5
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in jax.tree.leaves(tree)])
+
+
+def moved(net, size=0.1):
+    dynamic, static = eqx.partition(net, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(dynamic)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    steps = [x + size * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return eqx.combine(structure.unflatten(steps), static)
+
+
+class TestLayerNormCNN:
+    def test_is_the_network_that_torch_makes_of_the_same_weights(self, net, images):
+        def tensor(x):
+            return torch.tensor(np.asarray(x))
+
+        x = tensor(images)
+        for convolution, norm in zip(net.convolutions, net.norms, strict=True):
+            bias = tensor(convolution.bias).reshape(-1)
+            x = torch.nn.functional.conv2d(x, tensor(convolution.weight), bias, stride=2, padding=1)
+            x = torch.nn.functional.layer_norm(x, x.shape[1:])
+            x = torch.relu(x * tensor(norm.weight)[:, None, None] + tensor(norm.bias)[:, None, None])
+        x = torch.relu(torch.nn.functional.linear(x.flatten(1), tensor(net.hidden.weight), tensor(net.hidden.bias)))
+        logits = torch.nn.functional.linear(x, tensor(net.output.weight), tensor(net.output.bias))
+        np.testing.assert_allclose(jax.vmap(net)(images), logits.numpy(), atol=1e-5)
+
+    def test_has_as_many_weights_as_it_says(self):
+        net = eqx.filter_eval_shape(lambda: LayerNormCNN(key=KEY))
+        count = sum(x.size for x in jax.tree.leaves(net) if hasattr(x, "size"))
+        assert count == 16 * 9 + 16 + 32 * 16 * 9 + 32 + 2 * (16 + 32) + 100 * 32 * 49 + 100 + 20 * 100 + 20
+
+    def test_takes_an_odd_size(self):
+        net = LayerNormCNN((2, 7, 5), 3, (2, 2, 2), 4, key=KEY)
+        assert net(jnp.ones((2, 7, 5))).shape == (3,)
+
+    def test_keeps_no_state(self, net, images):
+        wm.FunctionMetric(operator.call, net, images)
+
+    def test_refuses_sizes_that_are_not_positive(self):
+        with pytest.raises(ValueError, match="must be positive"):
+            LayerNormCNN(widths=(4, 0), key=KEY)
+
+
+class TestL2:
+    def test_is_half_the_squared_distance(self, net):
+        there = moved(net)
+        expected = ((flat(eqx.filter(there, eqx.is_array)) - flat(eqx.filter(net, eqx.is_array))) ** 2).sum() / 2
+        np.testing.assert_allclose(rivals.l2_penalty(there, net), expected, rtol=1e-5)
+        assert rivals.l2_penalty(net, net) == 0
+
+
+class TestEWC:
+    def test_fisher_is_the_diagonal_of_the_dense_metric_of_kl(self, net, images):
+        dense = wm.FunctionMetric(operator.call, net, images, wm.distances.kl).as_matrix()
+        ours = flat(rivals.fisher_diagonal(operator.call, net, images, batch=3))
+        np.testing.assert_allclose(ours, np.diagonal(dense), rtol=1e-3, atol=1e-7)
+
+    def test_fisher_is_the_mean_square_of_torch_gradients(self):
+        # A linear classifier, whose gradients are few enough for a loop.
+        draw = np.random.default_rng(0)
+        matrix, inputs = draw.normal(size=(4, 3)).astype(np.float32), draw.normal(size=(6, 3)).astype(np.float32)
+        expected = np.zeros_like(matrix)
+        for x in inputs:
+            weight = torch.tensor(matrix, requires_grad=True)
+            logp = torch.log_softmax(weight @ torch.tensor(x), 0)
+            for c in range(4):
+                (gradient,) = torch.autograd.grad(logp[c], weight, retain_graph=True)
+                expected += logp[c].exp().item() * gradient.numpy() ** 2 / len(inputs)
+        ours = rivals.fisher_diagonal(operator.matmul, jnp.asarray(matrix), jnp.asarray(inputs), batch=4)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+    def test_penalty_is_the_quadratic_form(self, net, images):
+        there, fisher = moved(net), rivals.fisher_diagonal(operator.call, net, images)
+        step = flat(eqx.filter(there, eqx.is_array)) - flat(eqx.filter(net, eqx.is_array))
+        expected = step @ (flat(fisher) * step) / 2
+        np.testing.assert_allclose(rivals.ewc_penalty(there, net, fisher), expected, rtol=1e-4)
+
+    def test_refuses_no_inputs(self, net):
+        with pytest.raises(ValueError, match="at least one input"):
+            rivals.fisher_diagonal(operator.call, net, jnp.zeros((0, 1, 8, 8)))
+
+
+class TestGEM:
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(1, 5), st.integers(6, 20), st.integers(0, 10_000), st.sampled_from([0.0, 0.5]))
+    def test_solves_the_quadratic_program(self, memories, size, seed, margin):
+        draw = np.random.default_rng(seed)
+        g, constraints = draw.normal(size=size), draw.normal(size=(memories, size))
+        ours = rivals.gem_projection(jnp.float32(g), jnp.float32(constraints), margin)
+        expected = g
+        if (constraints @ g < 0).any():
+            shift = g + margin * constraints.sum(axis=0)
+            v, _ = scipy.optimize.nnls(constraints.T, -shift)  # min |shift + Gᵀ v|² over v ≥ 0
+            expected = shift + v @ constraints
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-3)
+
+    def test_is_the_nearest_point_that_no_memory_objects_to(self):
+        draw = np.random.default_rng(1)
+        g, constraints = draw.normal(size=8), draw.normal(size=(3, 8))
+        ours = np.asarray(rivals.gem_projection(jnp.float32(g), jnp.float32(constraints)))
+        best = scipy.optimize.minimize(
+            lambda z: ((z - g) ** 2).sum() / 2,
+            g,
+            jac=lambda z: z - g,
+            method="SLSQP",
+            constraints={"type": "ineq", "fun": lambda z: constraints @ z, "jac": lambda z: constraints},
+        )
+        np.testing.assert_allclose(ours, best.x, atol=1e-4)
+        assert (constraints @ ours > -1e-5).all()
+
+    def test_leaves_a_gradient_alone_that_no_memory_objects_to(self):
+        g = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+        recalled = jax.tree.map(lambda x: x[None], g)
+        assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), rivals.gem_projection(g, recalled, 0.5), g))
+
+    def test_with_one_memory_is_the_averaged_form(self):
+        a, b = jax.random.normal(KEY, (2, 30))
+        for m in (b, -b):
+            averaged = rivals.agem_projection(a, m)
+            np.testing.assert_allclose(rivals.gem_projection(a, m[None]), averaged, atol=1e-5)
+            assert averaged @ m > -1e-4
+        assert jnp.array_equal(rivals.agem_projection(a, jnp.zeros(30)), a)
+
+    def test_works_on_trees_inside_a_compiled_function(self, net, images):
+        def loss(net, x, y):
+            return rivals.replay_loss(operator.call, net, x, y)
+
+        @eqx.filter_jit
+        def step(net):
+            g, m = eqx.filter_grad(loss)(net, images, LABELS), eqx.filter_grad(loss)(net, images[:3], LABELS[1:4])
+            return g, m, rivals.gem_projection(g, jax.tree.map(lambda x: x[None], m))
+
+        g, m, z = step(net)
+        assert jax.tree.structure(g) == jax.tree.structure(z)
+        assert flat(z) @ flat(m) > -1e-5
+
+
+class TestOGD:
+    def test_is_the_projection_that_qr_makes(self, net, images):
+        basis = np.asarray(rivals.ogd_basis(operator.call, net, images, LABELS, batch=3))
+        rows = [flat(eqx.filter_grad(lambda n, i=i: n(images[i])[LABELS[i]])(net)) for i in range(len(images))]
+        q, _ = np.linalg.qr(np.stack(rows).T)
+        np.testing.assert_allclose(basis.T @ basis, q @ q.T, atol=1e-4)
+        np.testing.assert_allclose(basis @ basis.T, np.eye(len(images)), atol=1e-5)
+
+    def test_leaves_nothing_along_the_memories(self, net, images):
+        basis = rivals.ogd_basis(operator.call, net, images, LABELS)
+        gradient = eqx.filter_grad(lambda n: rivals.replay_loss(operator.call, n, images, LABELS))(net)
+        left = rivals.ogd_projection(gradient, basis)
+        assert jax.tree.structure(left) == jax.tree.structure(gradient)
+        assert np.abs(np.asarray(basis) @ flat(left)).max() < 1e-6
+        again = rivals.ogd_projection(left, basis)
+        np.testing.assert_allclose(flat(again), flat(left), atol=1e-7)
+
+    def test_drops_memories_that_say_the_same(self, net, images):
+        twice = jnp.concatenate([images, images])
+        basis = rivals.ogd_basis(operator.call, net, twice, jnp.concatenate([LABELS, LABELS]))
+        assert len(basis) == len(images)
+
+    def test_refuses_an_empty_memory_and_outputs_without_weights(self, net):
+        with pytest.raises(ValueError, match="at least one input"):
+            rivals.ogd_basis(operator.call, net, jnp.zeros((0, 1, 8, 8)), jnp.zeros(0, jnp.int32))
+        with pytest.raises(ValueError, match="depends on the weights"):
+            rivals.ogd_basis(lambda w, x: 0 * w * x, jnp.ones(3), jnp.ones((2, 3)), jnp.zeros(2, jnp.int32))
+
+
+class TestReplay:
+    def test_is_the_cross_entropy_of_torch(self, net, images):
+        logits, labels = torch.tensor(np.asarray(jax.vmap(net)(images))), torch.tensor(np.asarray(LABELS)).long()
+        expected = torch.nn.functional.cross_entropy(logits, labels).item()
+        np.testing.assert_allclose(rivals.replay_loss(operator.call, net, images, LABELS), expected, rtol=1e-5)
+
+
+class TestDER:
+    def test_is_algorithm_1_with_the_squared_distance(self, net, images):
+        stored, there = jax.vmap(net)(images), moved(net)
+        kept = jax.vmap(lambda x, z: wm.distances.squared_error(there(x), z))(images, stored).mean()
+        np.testing.assert_allclose(rivals.der_loss(operator.call, there, images, stored), 2 * kept, rtol=1e-5)
+
+    def test_adds_replay_with_labels(self, net, images):
+        stored, there = jax.vmap(net)(images), moved(net)
+        plain = rivals.der_loss(operator.call, there, images, stored, alpha=0.5)
+        both = rivals.der_loss(operator.call, there, images, stored, LABELS, alpha=0.5, beta=3.0)
+        replay = rivals.replay_loss(operator.call, there, images, LABELS)
+        np.testing.assert_allclose(both, plain + 3 * replay, rtol=1e-5)
+
+
+class TestLwF:
+    def test_is_the_divergence_of_torch(self, net, images):
+        there = moved(net)
+        new, old = (torch.tensor(np.asarray(jax.vmap(n)(images)))[:, :3] / 2 for n in (there, net))
+        log_softmax = torch.nn.functional.log_softmax
+        expected = 4 * torch.nn.functional.kl_div(
+            log_softmax(new, 1), log_softmax(old, 1), reduction="batchmean", log_target=True
+        )
+        ours = rivals.lwf_loss(operator.call, there, net, images, old=3)
+        np.testing.assert_allclose(ours, expected.item(), rtol=1e-4)
+
+    def test_is_zero_with_its_gradient_at_the_start(self, net, images):
+        value, gradient = eqx.filter_value_and_grad(
+            lambda n: rivals.lwf_loss(operator.call, n, net, images, old=3, temperature=1.0)
+        )(net)
+        assert abs(value) < 1e-6
+        assert np.abs(flat(gradient)).max() < 1e-6

@@ -1,0 +1,33 @@
+"""Learning without forgetting: the new task's inputs keep the old classes' outputs; nothing old is remembered."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Shaped
+
+
+def lwf_loss(
+    f: Callable[..., Any],
+    weights: PyTree,
+    start: PyTree,
+    inputs: PyTree[Shaped[Array, "inputs ..."]],
+    old: int,
+    temperature: float = 2.0,
+) -> Float[Array, ""]:
+    """`T² · mean KL(q ‖ p)` of the softmax of the first `old` logits divided by `T`: `q` of the earlier network, `p` of this
+    one, on a batch of the *new* task.
+
+    The factor `T²` keeps the gradient of one size as `T` grows; the authors' cross-entropy differs by a constant.
+
+    **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights` and `start`, the weights that the
+    earlier task ended with; `inputs`, a tree of arrays that share their first axis; `old`, how many classes the earlier
+    task has; `temperature`, `T`, the authors' is 2.
+
+    **Reference:** Li & Hoiem (2016), Learning without Forgetting, Eq. 2 and 3.
+    """
+    logq, logp = (
+        jax.nn.log_softmax(jax.vmap(f, (None, 0))(w, inputs)[:, :old] / temperature) for w in (start, weights)
+    )
+    return temperature**2 * jnp.mean(jnp.sum(jnp.exp(logq) * (logq - logp), axis=1))
