@@ -2,6 +2,7 @@
 
 from . import distances as distances
 from . import models as models
+from . import objectives as objectives
 from . import rivals as rivals
 from . import transforms as transforms
 from .data import Dataset as Dataset
@@ -34,6 +35,9 @@ from .modulation import BasisPoints as BasisPoints
 from .modulation import ManifoldArray as ManifoldArray
 from .modulation import Modulated as Modulated
 from .modulation import modulate as modulate
+from .paths import Path as Path
+from .paths import PenalisedDescent as PenalisedDescent
+from .paths import walk as walk
 from .presets import Preset as Preset
 from .presets import preset as preset
 from .runs import sweep as sweep
