@@ -2,4 +2,5 @@
 
 from .cnn import CNN as CNN
 from .layer_norm_cnn import LayerNormCNN as LayerNormCNN
+from .lenet import LeNet300 as LeNet300
 from .resnet import ResNet as ResNet
