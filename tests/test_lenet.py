@@ -19,7 +19,7 @@ def in_torch(model: LeNet300) -> torch.nn.Sequential:
     """The architecture written again and given the same weights."""
     parts: list[torch.nn.Module] = [torch.nn.Flatten()]
     for layer in model.layers:
-        theirs = torch.nn.Linear(*layer.weight.shape[::-1])
+        theirs = torch.nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
         theirs.weight.data = torch.tensor(np.array(layer.weight))
         theirs.bias.data = torch.tensor(np.array(layer.bias))
         parts += [theirs, torch.nn.ReLU()]
