@@ -5,16 +5,22 @@ import operator
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
 
 
-@pytest.fixture(autouse=True)
-def _promotion(standard_promotion):
-    """Walks run optax's own optimisers."""
+@pytest.fixture(autouse=True, scope="module")
+def _promotion():
+    """Walks run optax's own optimisers, which mix types that strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def network(key=0, outputs=4):
@@ -208,3 +214,301 @@ def test_wrong_arguments_are_refused_before_anything_is_computed():
     ):
         with pytest.raises(ValueError, match=match):
             wm.PenalisedDescent(optax.sgd(0.1), **wrong)
+
+
+def dense(matrix):
+    """A metric that is a given matrix."""
+    structure = jax.ShapeDtypeStruct(matrix.shape[:1], matrix.dtype)
+    return lx.FunctionLinearOperator(lambda v: matrix @ v, structure, lx.positive_semidefinite_tag)
+
+
+def trust_region(matrix, gradient, beta, epsilon):
+    """Eq. 4 by a dense eigendecomposition and bisection; in the hard case, one of its solutions."""
+    values, vectors = np.linalg.eigh(matrix)
+    b = vectors.T @ (beta / 2 * gradient)
+
+    def y(mu):
+        return -b / (values + mu)
+
+    low, high = -values[0] + 1e-13, -values[0] + np.linalg.norm(b) / np.sqrt(epsilon) + 1e-12
+    if np.linalg.norm(y(low)) < np.sqrt(epsilon):  # hard
+        solution = np.where(values - values[0] < 1e-9, 0, y(low))
+        solution[0] = np.sqrt(epsilon - solution @ solution)
+        return vectors @ solution, low
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.linalg.norm(y(middle)) > np.sqrt(epsilon) else (low, middle)
+    return vectors @ y(low), low
+
+
+def cost(matrix, gradient, beta, v):
+    return v @ matrix @ v + beta * v @ gradient
+
+
+@given(
+    n=st.integers(1, 12), rank=st.integers(1, 12), log_beta=st.floats(-3, 3), log_epsilon=st.floats(-3, 2),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+@settings(max_examples=50, deadline=None)
+def test_a_direction_is_the_dense_trust_region_solution(n, rank, log_beta, log_epsilon, seed):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(seed)
+        root = rng.normal(size=(min(rank, n), n))
+        matrix, gradient = root.T @ root, rng.normal(size=n)
+        beta, epsilon = 10**log_beta, 10**log_epsilon
+        found = wm.direction(dense(jnp.array(matrix)), jnp.array(gradient), beta, epsilon)
+        expected, mu = trust_region(matrix, gradient, beta, epsilon)
+        assert found.stats["converged"] or mu < 0
+        np.testing.assert_allclose(found.value, expected, atol=1e-4 * np.sqrt(epsilon))
+        assert found.stats["multiplier"] == pytest.approx(mu, abs=1e-6 * (1 + abs(mu)))
+
+
+@given(n=st.integers(3, 12), rank=st.integers(1, 5), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_a_direction_is_as_good_as_the_dense_one_in_the_hard_case(n, rank, seed):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(seed)
+        root = rng.normal(size=(min(rank, n - 1), n))
+        matrix = root.T @ root
+        gradient = matrix @ rng.normal(size=n)  # nothing of it in the null space
+        beta, epsilon = 1.0, 2.0 * np.linalg.norm(np.linalg.pinv(matrix) @ gradient / 2) ** 2
+        found = wm.direction(dense(jnp.array(matrix)), jnp.array(gradient), beta, epsilon, key=jax.random.key(seed))
+        v, (expected, _) = np.asarray(found.value), trust_region(matrix, gradient, beta, epsilon)
+        assert found.stats["converged"]
+        assert v @ v == pytest.approx(epsilon, rel=1e-8)
+        assert cost(matrix, gradient, beta, v) == pytest.approx(cost(matrix, gradient, beta, expected), rel=1e-6)
+        assert found.stats["multiplier"] == pytest.approx(0, abs=1e-6 * np.linalg.norm(matrix))
+        other = wm.direction(dense(jnp.array(matrix)), jnp.array(gradient), beta, epsilon, key=jax.random.key(seed + 1))
+        if n - np.linalg.matrix_rank(matrix) > 1:
+            assert np.abs(v - np.asarray(other.value)).max() > 1e-6  # what fills it up is drawn
+
+
+def test_one_basis_serves_every_beta_and_epsilon():
+    net = network(outputs=2)
+    metric = wm.FunctionMetric(operator.call, net, inputs(), wm.distances.kl)
+    gradient = jax.grad(lambda w: jnp.sum(jax.vmap(eqx.combine(w, net))(inputs(5, 3)) ** 2))(
+        eqx.filter(net, eqx.is_inexact_array)
+    )
+    betas, epsilons = np.array([[0.01], [1.0], [100.0]]), np.array([0.01, 1.0])
+    found = wm.direction(metric, gradient, betas, epsilons)
+    matrix, slope = np.asarray(metric.as_matrix(), float), flat(gradient)
+    assert found.stats["products"] == found.stats["dimension"] <= 40
+    for i, j in np.ndindex(3, 2):
+        one = flat(jax.tree.map(lambda x, i=i, j=j: x[i, j], found.value))
+        expected, mu = trust_region(matrix, slope, betas[i, 0], epsilons[j])
+        np.testing.assert_allclose(one, expected, atol=1e-4 * np.sqrt(epsilons[j]))
+        told = {k: found.stats[k][i, j] for k in ("multiplier", "moved", "gained", "residual", "converged")}
+        assert told["multiplier"] == pytest.approx(mu, rel=1e-3, abs=1e-6)
+        assert told["moved"] == pytest.approx(one @ matrix @ one / 2, rel=1e-3, abs=1e-6)
+        assert told["gained"] == pytest.approx(one @ slope, rel=1e-3)
+        left = matrix @ one + told["multiplier"] * one + betas[i, 0] / 2 * slope
+        assert np.linalg.norm(left) / np.linalg.norm(betas[i, 0] / 2 * slope) < 1e-3 + 2 * told["residual"]
+
+
+def test_a_basis_that_is_too_small_says_so():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(20, 30)).astype(np.float32)
+    found = wm.direction(
+        dense(jnp.array(root.T @ root)), jnp.array(rng.normal(size=30), jnp.float32), 1.0, 1.0, dimension=4
+    )
+    assert found.stats["dimension"] == 4
+    assert not found.stats["converged"]
+
+
+def test_without_a_gradient_the_direction_is_flat_and_drawn_evenly():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        root = rng.normal(size=(4, 7))
+        matrix = root.T @ root
+        null = np.linalg.svd(root)[2][4:]
+        drawn = []
+        for i in range(60):
+            found = wm.direction(dense(jnp.array(matrix)), epsilon=0.25, key=jax.random.key(i))
+            v = np.asarray(found.value)
+            assert v @ v == pytest.approx(0.25)
+            assert abs(v @ matrix @ v) < 1e-12
+            drawn.append(null @ v / 0.5)
+        assert abs(found.stats["multiplier"]) < 1e-10
+        assert found.stats["converged"]
+        # Even on the sphere of three dimensions: mean 0 and second moments 1/3, within a few standard errors.
+        np.testing.assert_allclose(np.mean(drawn, axis=0), 0, atol=0.3)
+        np.testing.assert_allclose(np.cov(np.transpose(drawn), ddof=0), np.eye(3) / 3, atol=0.2)
+
+
+def test_directions_refuse_wrong_arguments():
+    metric = dense(jnp.eye(3))
+    with pytest.raises(ValueError, match="give a key"):
+        wm.direction(metric)
+    for name in ("beta", "epsilon"):
+        with pytest.raises(ValueError, match=f"{name} must be positive"):
+            wm.direction(metric, jnp.ones(3), **{name: [1.0, 0.0]})
+    with pytest.raises(ValueError, match="norm 0"):
+        wm.direction(metric, jnp.zeros(3))
+    with pytest.raises(ValueError, match="norm nan"):
+        wm.direction(metric, jnp.full(3, jnp.nan))
+    with pytest.raises(ValueError, match="structure"):
+        wm.direction(metric, jnp.ones(4))
+
+
+def test_exact_directions_learn_a_task_within_the_drift_allowed():
+    method = wm.ExactDirections(beta=10.0, epsilon=0.01)
+    path = walk(method=method, steps=25, drift_limit=0.02, memory=inputs(4))
+    free = walk(method=wm.PenalisedDescent(optax.sgd(0.1), 0.0), steps=25, memory=inputs(4))
+    assert path.drift.max() <= 0.02 * (1 + 1e-5) < free.drift[-1]
+    assert path.objective[-5:].mean() < path.objective[0]
+    assert path.length <= 25 * 0.1 * (1 + 1e-6)
+
+
+def test_exact_directions_are_reproducible_and_those_of_direction():
+    method = wm.ExactDirections(beta=1.0, epsilon=0.01, anchored=False)
+    one, two = (walk(method=method, steps=3, record=1) for _ in range(2))
+    assert flat(one.weights[-1]).tobytes() == flat(two.weights[-1]).tobytes()
+    net, task = network(), a_task()
+    draw = next(task.draws(jax.random.split(jax.random.key(7))[0]))
+    gradient = jax.grad(lambda w: task.value(eqx.combine(w, net), draw))(eqx.filter(net, eqx.is_inexact_array))
+    metric = wm.FunctionMetric(operator.call, net, inputs(), wm.distances.kl)
+    first = wm.direction(metric, gradient, 1.0, 0.01, dimension=20).value
+    np.testing.assert_allclose(flat(one.weights[1]) - flat(one.weights[0]), flat(first), atol=1e-5)
+
+
+def test_an_anchored_walk_takes_back_what_it_let_go():
+    loose, anchored = (
+        walk(method=wm.ExactDirections(beta=0.3, epsilon=0.03, anchored=a), steps=30, memory=inputs(4))
+        for a in (False, True)
+    )
+    assert anchored.drift[-1] < loose.drift[-1] / 2
+
+
+def test_a_walk_without_an_objective_goes_straight_on_along_flat_directions():
+    path = walk(None, wm.ExactDirections(beta=1e-3, epsilon=0.01), memory=inputs(3), steps=20, record=1)
+    moves = np.diff([flat(w) for w in path.weights], axis=0)
+    np.testing.assert_allclose(np.linalg.norm(moves, axis=1), 0.1, rtol=1e-3)
+    assert np.linalg.norm(moves.sum(axis=0)) > 0.5 * path.length  # not a random walk
+    assert np.isnan(path.objective).all()
+    plain = network()
+    away = jax.random.normal(jax.random.key(0), (len(moves[0]),))
+    leaves, structure = jax.tree.flatten(eqx.filter(plain, eqx.is_inexact_array))
+    parts = jnp.split(away / jnp.linalg.norm(away) * path.length, np.cumsum([x.size for x in leaves])[:-1])
+    random = structure.unflatten([x + p.reshape(x.shape) for x, p in zip(leaves, parts, strict=True)])
+    far = jax.vmap(wm.distances.kl)(jax.vmap(eqx.combine(random, plain))(inputs(3)), jax.vmap(plain)(inputs(3)))
+    assert path.drift[-1] < float(far.mean()) / 10
+
+
+def test_steps_that_drift_too_far_are_cut_short_or_stop_the_walk():
+    method = wm.ExactDirections(beta=1e4, epsilon=1.0, tolerance=1e-3)
+    path = walk(method=method, steps=6, record=1)
+    assert np.diff(path.drift).max() <= 1e-3 * (1 + 1e-4)
+    assert path.length < 6
+    stuck = walk(method=wm.ExactDirections(beta=1e4, epsilon=1e6), drift_limit=1e-9, record=2)
+    assert (stuck.outcome, len(stuck.steps)) == ("drift limit", 1)
+    assert "drift_limit" in stuck.cure
+
+
+def test_the_length_of_a_step_may_follow_a_schedule_and_gradients_be_averaged():
+    method = wm.ExactDirections(1.0, lambda step: 0.01 / (1 + step) ** 2, momentum=0.9)
+    path = walk(method=method, steps=3, record=1)
+    np.testing.assert_allclose(np.diff(path.lengths), 0.1 / np.arange(1, 4), rtol=1e-3)
+
+
+def test_exact_directions_refuse_wrong_settings():
+    for name in ("beta", "epsilon", "tolerance", "dimension"):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            wm.ExactDirections(**({"beta": 1.0, "epsilon": 1.0} | {name: 0}))
+    with pytest.raises(ValueError, match="momentum"):
+        wm.ExactDirections(1.0, 1.0, momentum=1.0)
+
+
+def small(dtype=jnp.float64):
+    """A network of 26 weights, its metric of full rank on 40 inputs."""
+    net = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, dtype=dtype, key=jax.random.key(0))
+    return net, jax.random.normal(jax.random.key(1), (40, 3), dtype)
+
+
+def direction_of(net, seed=2):
+    moving = eqx.filter(net, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(moving)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    v = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    size = jnp.sqrt(sum(jnp.sum(x**2) for x in v))
+    return structure.unflatten([x / size for x in v])
+
+
+@pytest.mark.parametrize("distance", [wm.distances.squared_error, wm.distances.kl])
+def test_the_acceleration_is_that_of_the_christoffel_symbols(distance):
+    with jax.enable_x64(True):
+        net, x = small()
+        moving, fixed = eqx.partition(net, eqx.is_inexact_array)
+        w, unravel = ravel_pytree(moving)
+        v = direction_of(net)
+        flat_v = np.asarray(ravel_pytree(v)[0])
+
+        def outputs(w):
+            y = jax.vmap(eqx.combine(unravel(w), fixed))(x)
+            return (jax.vmap(distance.embedding)(y) / jnp.sqrt(len(x))).ravel()
+
+        def metric(w):
+            jacobian = jax.jacfwd(outputs)(w)
+            return jacobian.T @ jacobian
+
+        g, dg = np.asarray(metric(w)), np.asarray(jax.jacfwd(metric)(w))  # dg[r, i, j] = ∂g_ri / ∂w_j
+        lowered = (dg + dg.transpose(0, 2, 1) - dg.transpose(2, 0, 1)) / 2
+        expected = -np.linalg.pinv(g, rcond=1e-12) @ (lowered @ flat_v @ flat_v)
+        found = wm.acceleration(operator.call, net, v, x, distance, rtol=1e-13)
+        np.testing.assert_allclose(ravel_pytree(found)[0], expected, atol=1e-8 * np.abs(expected).max())
+
+
+def test_a_geodesic_keeps_its_speed_and_solves_its_equation():
+    with jax.enable_x64(True):
+        net, x = small()
+        v = direction_of(net)
+        path = wm.geodesic(operator.call, net, v, x, time=0.5, points=5, rtol=1e-8, atol=1e-10, solve_rtol=1e-11)
+        assert path.stats["outcome"] == "arrived"
+        np.testing.assert_allclose(path.stats["speed"], path.stats["speed"][0], rtol=1e-5)
+        assert path.stats["residual"].max() < 1e-6
+        np.testing.assert_allclose(path.times, np.linspace(0, 0.5, 5))
+        assert 0.4 < path.length < 1
+        # Backwards from the end it returns to the start.
+        back = jax.tree.map(jnp.negative, path.velocities[-1])
+        home = wm.geodesic(
+            operator.call, path.weights[-1], back, x, time=0.5, points=2, rtol=1e-8, atol=1e-10, solve_rtol=1e-11
+        )
+        np.testing.assert_allclose(flat(home.weights[-1]), flat(net), atol=1e-5)
+
+
+def test_a_geodesic_along_a_flat_direction_keeps_the_function():
+    with jax.enable_x64(True):
+        net, x = small()
+        few = x[:4]
+        metric = wm.FunctionMetric(operator.call, net, few)
+        v = wm.direction(metric, key=jax.random.key(0)).value
+        path = wm.geodesic(operator.call, net, v, few, rtol=1e-7, atol=1e-9, solve_rtol=1e-10, points=2, held_out=few)
+        line = eqx.apply_updates(net, v)
+        straight = jax.vmap(wm.distances.squared_error)(jax.vmap(line)(few), jax.vmap(net)(few)).mean()
+        assert path.drift[0] == 0
+        assert path.drift[-1] < 1e-10 < 1e-4 * float(straight)
+
+
+def test_where_the_function_is_straight_so_is_the_geodesic():
+    weights = {"w": jnp.ones(3)}
+    path = wm.geodesic(lambda w, x: w["w"] * x, weights, {"w": jnp.array([0.0, 1.0, 2.0])}, jnp.ones((2, 3)), points=3)
+    np.testing.assert_allclose(path.weights[-1]["w"], [1, 2, 3], rtol=1e-5)
+    assert not path.stats["residual"].any()
+
+
+def test_a_geodesic_that_needs_too_many_steps_says_so():
+    net, x = small(jnp.float32)
+    path = wm.geodesic(operator.call, net, direction_of(net), x, max_steps=1, time=9.0, points=3)
+    assert "increase max_steps" in path.stats["outcome"]
+    assert len(path.weights) == len(path.times) == len(path.drift) < 3
+
+
+def test_geodesics_refuse_wrong_arguments():
+    net, x = small(jnp.float32)
+    v = direction_of(net)
+    with pytest.raises(ValueError, match="with an embedding"):
+        wm.geodesic(operator.call, net, v, x, wm.distances.OutputDistance(lambda y, y0: jnp.sum((y - y0) ** 2)))
+    with pytest.raises(ValueError, match="velocity must have the structure"):
+        wm.acceleration(operator.call, net, jnp.ones(3), x)
+    for name, wrong in (("time", 0.0), ("points", 1), ("points", [0.0, 0.7, 0.5, 1.0]), ("max_steps", 0)):
+        with pytest.raises(ValueError, match=f"{name} (must be|at least)"):
+            wm.geodesic(operator.call, net, v, x, **{name: wrong})

@@ -35,8 +35,14 @@ from .modulation import BasisPoints as BasisPoints
 from .modulation import ManifoldArray as ManifoldArray
 from .modulation import Modulated as Modulated
 from .modulation import modulate as modulate
+from .paths import Direction as Direction
+from .paths import ExactDirections as ExactDirections
+from .paths import Geodesic as Geodesic
 from .paths import Path as Path
 from .paths import PenalisedDescent as PenalisedDescent
+from .paths import acceleration as acceleration
+from .paths import direction as direction
+from .paths import geodesic as geodesic
 from .paths import walk as walk
 from .presets import Preset as Preset
 from .presets import preset as preset
