@@ -170,8 +170,11 @@ def test_version_and_licences_are_stated_alike():
     assert PROJECT["license"] == "MIT"
 
 
-def test_the_example_of_the_readme_runs():
-    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+def test_the_examples_of_the_readme_run():
+    examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     names = {}
-    exec(example, names)
+    for example in examples:  # each goes on from the one before
+        exec(example, names)
     assert names["outputs"].shape == (32, 3)
+    length = sum(float((leaf**2).sum()) for leaf in names["jax"].tree.leaves(names["step"].value))
+    assert length == pytest.approx(1e-4, rel=1e-3)
