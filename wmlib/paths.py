@@ -301,7 +301,8 @@ def _on_sphere(values, slopes, epsilon):
     def excess(log_shift):
         return 1 / np.linalg.norm(slopes / (gaps + math.exp(log_shift))) - 1 / length
 
-    shift = math.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-14, rtol=1e-14))
+    found = scipy.optimize.root_scalar(excess, bracket=(low, high), xtol=1e-14, rtol=1e-14)
+    shift = math.exp(found.root)
     y = -slopes / (gaps + shift)
     return y * (length / np.linalg.norm(y)), shift - float(values[0])
 
@@ -826,7 +827,8 @@ def _integrate(f, distance, weights, velocity, inputs, times, tolerances, max_st
         max_steps=max_steps,
         throw=False,
     )
-    return solution.ys, solution.stats["num_steps"]
+    found: Any = solution.ys
+    return found, solution.stats["num_steps"]
 
 
 @eqx.filter_jit
