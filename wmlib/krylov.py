@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from numpy.typing import ArrayLike
 
 from .function_space import FunctionMetric
 
@@ -111,20 +112,23 @@ def spectrum(
     *,
     key: PRNGKeyArray,
     dimension: int | None = None,
-    rtol: float = 1e-4,
+    rtol: float | int = 1e-4,
 ) -> Spectrum:
     r"""The `k` largest eigenvalues of a metric and their eigenvectors, by Lanczos' method from a random start.
 
     A basis grows by one product at a time until the residual of each of the `k` pairs is at most `rtol` times the
-    largest eigenvalue. An eigenvalue is then off by no more than its residual, and much less where it stands alone. An
-    eigenvalue that occurs several times is, in exact arithmetic, found once.
+    largest eigenvalue. An eigenvalue is then off by no more than its residual, and much less where it stands alone.
+
+    One start finds one eigenvector for each eigenvalue, also where an eigenvalue occurs several times, as it does where
+    outputs share a layer. So random vectors outside the basis widen it, each with `k / 2` products, until one changes none
+    of the `k` eigenvalues. That is strong evidence that none was missed, and no proof.
 
     **Arguments:**
 
     - `metric`: a `FunctionMetric`, or another positive semi-definite operator of `lineax`.
     - `k`: how many pairs.
     - `key`: for the start.
-    - `dimension`: the most products, and vectors alive; default `4 k`, but at least `k + 20`.
+    - `dimension`: the most products, and vectors alive; default `4 k`, but at least `k + 40`.
     - `rtol`: see above.
 
     **Returns:** a `Spectrum`.
@@ -142,29 +146,48 @@ def spectrum(
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and the number of weights, {n}, got {k}")
     if dimension is None:
-        dimension = max(4 * k, k + 20)
+        dimension = max(4 * k, k + 40)
     if dimension < k:
-        raise ValueError(f"{k} eigenpairs need a dimension of at least {k}, got {dimension}; leave it out for {4 * k}")
+        raise ValueError(f"{k} eigenpairs need a dimension of at least {k}, got {dimension}; leave it out")
 
-    def residuals(diagonal, off_diagonal, beta):
-        values, vectors = _eigh(diagonal, off_diagonal)
-        return values[::-1][:k], vectors[:, ::-1][:, :k], beta * np.abs(vectors[-1, ::-1][:k])
+    def ritz(projected, beta, loose=()):
+        """The leading pairs within the basis, and their residuals: what some rows' products have outside it."""
+        values, vectors = np.linalg.eigh(projected)
+        values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+        errors = beta * np.abs(vectors[-1])
+        if loose:
+            outside = jnp.stack([_outside(basis, vector, len(projected)) for _, vector in loose])
+            part = vectors[[row for row, _ in loose]]
+            squares = np.einsum("ik,ij,jk->k", part, np.asarray(outside @ outside.T, np.float64), part)
+            errors = errors + np.sqrt(np.maximum(squares, 0))
+        return values, vectors, errors
 
     def done(diagonal, off_diagonal, beta):
         if len(diagonal) < k or (len(diagonal) % 4 and beta):
             return False
-        values, _, errors = residuals(diagonal, off_diagonal, beta)
+        values, _, errors = ritz(_tridiagonal(diagonal, off_diagonal), beta)
         return bool((errors <= rtol * values[0]).all())
 
     first, *others = jax.random.split(key, 1 + k)
     diagonal, off_diagonal, beta, basis = _recursion(metric, _probe(first, structure), dimension, done, others)
     if not diagonal.any() and not off_diagonal.any():
         raise ValueError(_ZERO)
-    values, rotation, errors = residuals(diagonal, off_diagonal, beta)
+    projected, loose = _tridiagonal(diagonal, off_diagonal), []
+    values, rotation, errors = ritz(projected, beta)
+    before, settled = np.full(k, -1.0), len(projected) == n
+    # One start sees one vector of an eigenspace. Others look for what it missed, until one changes nothing.
+    while not settled and (size := len(projected)) < len(basis):
+        start, count = None, 4
+        if (errors <= rtol * values[0]).all() or not beta:
+            before, count = values, max(4, k // 2)
+            start = _probe(jax.random.fold_in(key, size), structure)
+            loose = [*loose, (size - 1, beta * basis[size])] if beta else loose
+        basis, projected, beta = _widen(metric, basis, projected, start, count)
+        values, rotation, errors = ritz(projected, beta, loose)
+        settled = bool((np.maximum(errors, np.abs(values - before)) <= rtol * values[0]).all()) or len(projected) == n
     vectors = jnp.asarray(np.pad(rotation.T, ((0, 0), (0, len(basis) - len(rotation)))), basis.dtype) @ basis
-    converged = bool((errors <= rtol * values[0]).all())
-    outcome = "converged" if converged else "step limit: increase dimension, or rtol"
-    stats = {"residuals": errors, "products": len(diagonal), "outcome": outcome}
+    outcome = "converged" if settled else "step limit: increase dimension, or rtol"
+    stats = {"residuals": errors, "products": len(projected), "outcome": outcome}
     return Spectrum(values, vectors, stats, structure)
 
 
@@ -183,7 +206,7 @@ class SpectralDensity(eqx.Module):
     bound: int
     stats: dict[str, Any]
 
-    def smoothed(self, points: ArrayLike, width: float = 0.2) -> Float[np.ndarray, "probes points"]:
+    def smoothed(self, points: ArrayLike, width: float | int = 0.2) -> Float[np.ndarray, "probes points"]:
         """The density of `log₁₀ λ` at `points` (eigenvalues, positive), smoothed by a Gaussian; its integral is the share
         of eigenvalues that are positive.
 
@@ -196,7 +219,7 @@ class SpectralDensity(eqx.Module):
         kernel = np.exp(-(((at - nodes[..., None]) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
         return np.einsum("pk,pkx->px", np.where(positive, self.weights, 0.0), kernel)
 
-    def invariant_dimension(self, threshold: float) -> "InvariantDimension":
+    def invariant_dimension(self, threshold: float | int) -> "InvariantDimension":
         """How many of the eigenvalues lie below a threshold.
 
         **Raises:** `ValueError` if the threshold is not positive: the number that are exactly zero cannot be told from
@@ -321,6 +344,39 @@ def _restart(basis, vector, k):
     return basis.at[k + 1].set(vector / jnp.linalg.norm(vector))
 
 
+@partial(jax.jit, donate_argnums=0)
+def _augment(basis, product, k):
+    """As `_extend`, with the inner products of the product with every row."""
+    column = basis @ ravel_pytree(product)[0].astype(basis.dtype)
+    basis, alpha, beta = _extend(basis, product, k)
+    return basis, column.at[k].set(alpha), beta
+
+
+@jax.jit
+def _outside(basis, vector, size):
+    """The part of a vector that the first rows of the basis do not span."""
+    return vector - jnp.where(jnp.arange(len(basis)) < size, basis @ vector, 0) @ basis
+
+
+def _widen(metric, basis, projected, vector, count):
+    """The basis and the metric projected on it after `count` products more, from a vector made orthogonal to it.
+
+    The last of the three is the norm of what the last product has outside the basis. Without a vector it goes on from there.
+    """
+    size, structure, beta = len(projected), metric.in_structure(), 0.0
+    if vector is not None:
+        basis = _restart(basis, vector.astype(basis.dtype), size - 1)
+    for k in range(size, min(size + count, len(basis))):
+        basis, column, beta = _augment(basis, metric.mv(_unravel(basis[k], structure)), k)
+        column, beta = np.asarray(column, np.float64)[: k + 1], float(beta)
+        projected = np.block([[projected, column[:-1, None]], [column]])
+        if not math.isfinite(beta):
+            raise ValueError(f"product {k + 1} with the metric is not finite; look for outputs that overflow")
+        if beta <= 20 * float(jnp.finfo(basis.dtype).eps) * np.abs(projected).max():
+            return basis, projected, 0.0
+    return basis, projected, beta
+
+
 def _recursion(metric, start, dimension, done=None, keys=()):
     """`(diagonal, off_diagonal, residual, basis)` of Lanczos' recursion.
 
@@ -354,6 +410,10 @@ def _recursion(metric, start, dimension, done=None, keys=()):
             basis = _restart(basis, _probe(keys.pop(), structure).astype(basis.dtype), k)
         off_diagonal.append(beta)
     return np.array(diagonal), np.array(off_diagonal), beta, basis
+
+
+def _tridiagonal(diagonal, off_diagonal):
+    return np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
 
 
 def _eigh(diagonal, off_diagonal):
