@@ -278,9 +278,16 @@ def test_a_direction_is_as_good_as_the_dense_one_in_the_hard_case(n, rank, seed)
         assert v @ v == pytest.approx(epsilon, rel=1e-8)
         assert cost(matrix, gradient, beta, v) == pytest.approx(cost(matrix, gradient, beta, expected), rel=1e-6)
         assert found.stats["multiplier"] == pytest.approx(0, abs=1e-6 * np.linalg.norm(matrix))
-        other = wm.direction(dense(jnp.array(matrix)), jnp.array(gradient), beta, epsilon, key=jax.random.key(seed + 1))
-        if n - np.linalg.matrix_rank(matrix) > 1:
-            assert np.abs(v - np.asarray(other.value)).max() > 1e-6  # what fills it up is drawn
+
+
+def test_what_fills_up_the_hard_case_is_drawn():
+    with jax.enable_x64(True):
+        matrix, gradient = jnp.diag(jnp.array([2.0, 1.0, 0.0, 0.0, 0.0])), jnp.array([1.0, 1.0, 0.0, 0.0, 0.0])
+        one, two = (wm.direction(dense(matrix), gradient, epsilon=4.0, key=jax.random.key(i)) for i in range(2))
+        for found in (one, two):
+            np.testing.assert_allclose(found.value[:2], [-0.25, -0.5], atol=1e-8)
+            assert found.stats["products"] > found.stats["dimension"]
+        assert np.abs(one.value - two.value).max() > 0.1
 
 
 def test_one_basis_serves_every_beta_and_epsilon():
@@ -419,18 +426,17 @@ def test_exact_directions_refuse_wrong_settings():
 
 
 def small(dtype=jnp.float64):
-    """A network of 26 weights, its metric of full rank on 40 inputs."""
-    net = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, dtype=dtype, key=jax.random.key(0))
-    return net, jax.random.normal(jax.random.key(1), (40, 3), dtype)
+    """A network of 26 weights, and 40 inputs on which its metric has full rank."""
+    of_net, of_inputs, _ = jax.random.split(jax.random.key(0), 3)
+    net = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, dtype=dtype, key=of_net)
+    return net, jax.random.normal(of_inputs, (40, 3), dtype)
 
 
-def direction_of(net, seed=2):
-    moving = eqx.filter(net, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(moving)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    v = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    size = jnp.sqrt(sum(jnp.sum(x**2) for x in v))
-    return structure.unflatten([x / size for x in v])
+def direction_of(net):
+    """A unit movement of it, from which no geodesic ends soon."""
+    w, unravel = ravel_pytree(eqx.filter(net, eqx.is_inexact_array))
+    v = jax.random.normal(jax.random.split(jax.random.key(0), 3)[2], w.shape, w.dtype)
+    return unravel(v / jnp.linalg.norm(v))
 
 
 @pytest.mark.parametrize("distance", [wm.distances.squared_error, wm.distances.kl])
@@ -461,18 +467,18 @@ def test_a_geodesic_keeps_its_speed_and_solves_its_equation():
     with jax.enable_x64(True):
         net, x = small()
         v = direction_of(net)
-        path = wm.geodesic(operator.call, net, v, x, time=0.5, points=5, rtol=1e-8, atol=1e-10, solve_rtol=1e-11)
+        path = wm.geodesic(operator.call, net, v, x, time=0.5, points=5, rtol=1e-6, atol=1e-8, solve_rtol=1e-10)
         assert path.stats["outcome"] == "arrived"
-        np.testing.assert_allclose(path.stats["speed"], path.stats["speed"][0], rtol=1e-5)
+        np.testing.assert_allclose(path.stats["speed"], path.stats["speed"][0], rtol=1e-4)
         assert path.stats["residual"].max() < 1e-6
         np.testing.assert_allclose(path.times, np.linspace(0, 0.5, 5))
         assert 0.4 < path.length < 1
         # Backwards from the end it returns to the start.
         back = jax.tree.map(jnp.negative, path.velocities[-1])
         home = wm.geodesic(
-            operator.call, path.weights[-1], back, x, time=0.5, points=2, rtol=1e-8, atol=1e-10, solve_rtol=1e-11
+            operator.call, path.weights[-1], back, x, time=0.5, points=2, rtol=1e-6, atol=1e-8, solve_rtol=1e-10
         )
-        np.testing.assert_allclose(flat(home.weights[-1]), flat(net), atol=1e-5)
+        np.testing.assert_allclose(flat(home.weights[-1]), flat(net), atol=1e-4)
 
 
 def test_a_geodesic_along_a_flat_direction_keeps_the_function():
@@ -481,11 +487,11 @@ def test_a_geodesic_along_a_flat_direction_keeps_the_function():
         few = x[:4]
         metric = wm.FunctionMetric(operator.call, net, few)
         v = wm.direction(metric, key=jax.random.key(0)).value
-        path = wm.geodesic(operator.call, net, v, few, rtol=1e-7, atol=1e-9, solve_rtol=1e-10, points=2, held_out=few)
+        path = wm.geodesic(operator.call, net, v, few, rtol=1e-5, atol=1e-7, solve_rtol=1e-9, points=2, held_out=few)
         line = eqx.apply_updates(net, v)
         straight = jax.vmap(wm.distances.squared_error)(jax.vmap(line)(few), jax.vmap(net)(few)).mean()
         assert path.drift[0] == 0
-        assert path.drift[-1] < 1e-10 < 1e-4 * float(straight)
+        assert path.drift[-1] < 1e-8 < 1e-3 * float(straight)
 
 
 def test_where_the_function_is_straight_so_is_the_geodesic():
