@@ -542,7 +542,7 @@ COLOURS = {
     "fine-tuning": "#8C6D31", "ticket": "#999999", "ticket, all rounds": "#2B2B2B",
 }  # fmt: skip
 NAMES = {
-    "one shot": "pruned in one shot", "distillation": "pruned, then distilled",
+    "one shot": "pruned in one shot", "FIP, paper": "FIP, paper (sum)", "distillation": "pruned, then distilled",
     "fine-tuning": "pruned, then fine-tuned", "ticket": "lottery ticket, same budget",
     "ticket, all rounds": "lottery ticket, all rounds",
 }  # fmt: skip
@@ -584,7 +584,7 @@ curves(axes[1], ["fine-tuning", "ticket", "ticket, all rounds", "FIP, tuned"])
 for ax, title in zip(axes, ("without labels", "with labels"), strict=True):
     ax.axhline(100 * (1 - rows.dense.mean()), color="#999999", lw=1, zorder=1)
     ax.set(title=title, yscale="log")
-    ax.legend(fontsize=8, loc="center left" if ax is axes[0] else "upper right")
+    ax.legend(fontsize=8, loc=(0.02, 0.4) if ax is axes[0] else "upper right")
 axes[0].set_ylabel("test error (%)")
 ticks = [2, 3, 5, 10, 20, 50, 90]
 axes[0].set_yticks(ticks, map(str, ticks))
@@ -659,7 +659,7 @@ fig, axes = plt.subplots(1, 3, figsize=(7.8, 3.8))
 for name, part in walks.items():
     part = part[part.fraction == SHOWN]
     at = np.maximum(part.taken.iloc[0], 0.5 * part.taken.iloc[0][1])  # the start, on a logarithmic axis
-    look = dict(colour=COLOURS[name], label=name, ms=3)
+    look = dict(colour=COLOURS[name], label=NAMES.get(name, name), ms=3)
     figures.accuracy_curve(axes[0], at, np.stack(part.apart_at), **look)
     figures.accuracy_curve(axes[1], at, np.maximum(np.stack(part.drifts), 1e-6), **look)
     figures.accuracy_curve(axes[2], at, 100 * np.stack(part.after_at), **look)
@@ -677,7 +677,7 @@ arrived = [*WALKS, "FIP, paper (mean)"]
 curves(axes[0], arrived, "left", lambda v: np.maximum(v, 1e-6))
 for name in arrived:
     cost = 100 * (grid(name, "before") - grid(name))
-    figures.accuracy_curve(axes[1], left, cost, label=name, colour=COLOURS[name])
+    figures.accuracy_curve(axes[1], left, cost, label=NAMES.get(name, name), colour=COLOURS[name])
 sparsity_axis(axes[1])
 axes[0].set(yscale="log", title="distance left, relative to the start")
 axes[1].set_title("cost of the projection (points)")
@@ -756,7 +756,7 @@ fig, ax = plt.subplots(figsize=(6.8, 3.8))
 shown = {"one shot": rows[rows.method == "one shot"], **walks}
 for name, part in shown.items():
     share = np.stack(part[part.fraction == SHOWN].histogram).mean(axis=0) / 266_200
-    label = "at the start" if name == "one shot" else name
+    label = "at the start" if name == "one shot" else NAMES.get(name, name)
     ax.stairs(100 * np.maximum(share, 1e-6), BINS, color=COLOURS[name], label=label, lw=1.8)
 sizes = range(-6, 1)
 ax.set_xticks(sizes, [f"$10^{{{k}}}$" for k in sizes])
