@@ -20,7 +20,7 @@
 # it, what pruning and some more training would have done with the same step.
 #
 # **The paper.** The second objective is the distance from the weights to their own $p$-sparse projection; the first, as always,
-# the distance the outputs move. Networks up to 86 million weights are made sparse this way, among them LeNet-300-100 on MNIST, up
+# the distance the outputs move. Networks of up to 110 million weights are made sparse this way, among them LeNet-300-100 on MNIST, up
 # to 99.4 %, with results in a supplementary figure that we do not have, beside the lottery ticket
 # {cite:p}`raghavan2024fip,frankle2019lottery`. The main text says of it that accuracy is kept at high sparsity.
 
