@@ -485,16 +485,16 @@ _VERDICTS = ("reproduced", "holds", "partly", "not reproduced", "does not hold",
 
 
 def claimed_chapters(root: Path) -> list[str]:
-    """The chapters that have claims, in the order of the table of contents."""
+    """The chapters that have claims, in the order of the table of contents; one that is not in it is left out."""
     contents = (root / "_toc.yml").read_text()
     folder = root / "book/claims"
     chapters = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.toml"))]
 
     def place(chapter: str) -> int:
         found = re.search(rf"notebooks/{re.escape(chapter)}\s*$", contents, re.MULTILINE)
-        return found.start() if found else len(contents)
+        return found.start() if found else -1
 
-    return sorted(chapters, key=place)
+    return sorted((chapter for chapter in chapters if place(chapter) >= 0), key=place)
 
 
 class Verdicts(SphinxDirective):

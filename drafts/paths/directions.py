@@ -34,7 +34,6 @@ from functools import cache
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -793,14 +792,15 @@ def numbers():
     return sum(a.size for a in jax.live_arrays() if jnp.issubdtype(a.dtype, jnp.inexact))
 
 
-def watched(metric, alive):
+class Watched:
     """A metric that notes how many numbers are alive at each product."""
 
-    def mv(v):
-        alive.append(numbers())
-        return metric.mv(v)
+    def __init__(self, metric):
+        self.metric, self.in_structure, self.alive = metric, metric.in_structure, []
 
-    return lx.FunctionLinearOperator(mv, metric.in_structure(), lx.positive_semidefinite_tag)
+    def mv(self, v):
+        self.alive.append(numbers())
+        return self.metric.mv(v)
 
 
 def seconds(function, repeats):
@@ -821,14 +821,14 @@ def cost_of(config, key):
     x, y = jax.random.normal(key, (config["memory"], 14, 14)), jnp.arange(config["memory"]) % 10
     task = wm.objectives.Task(operator.call, x, y, batch=len(y))
     slope = eqx.filter_jit(eqx.filter_grad(task.value))
-    metric, alive = wm.FunctionMetric(operator.call, net, x), []
+    metric = wm.FunctionMetric(operator.call, net, x)
     down, n = slope(net, np.arange(len(y))), metric.in_size()
     gradient = seconds(lambda: slope(net, np.arange(len(y))), config["repeats"])
     product = seconds(lambda: metric.mv(down), config["repeats"])
-    seen = watched(metric, alive)
+    seen = Watched(metric)
     whole = seconds(lambda: wm.direction(seen, down, 1.0, 1.0, dimension=config["dimension"]).value, 1)
     metrics = {"weights": n, "gradient": gradient, "product": product / gradient, "direction": whole / gradient}
-    return {"metrics": metrics | {"alive": (max(alive) - before) / n}, "data": None}
+    return {"metrics": metrics | {"alive": (max(seen.alive) - before) / n}, "data": None}
 
 
 # %%

@@ -1,0 +1,248 @@
+"""The metric that a network's outputs put on its weights."""
+
+import operator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
+
+import wmlib as wm
+
+KEY = jax.random.key(0)
+DISTANCES = ["squared_error", "kl", "hellinger", "bhattacharyya"]
+IMAGE = (2, 8, 8)
+
+
+def normal(*shape: int, seed: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def with_context(net, x):
+    return net(x[0], x[1])
+
+
+def modulated():
+    model = wm.models.CNN(IMAGE, 3, widths=(2,), units=4, key=KEY)
+    return wm.modulate(model, wm.Ellipse(), key=KEY, spread=0.5)
+
+
+class Tokens(eqx.Module):
+    """An embedding, layer normalisation and a linear layer of every token."""
+
+    embedding: eqx.nn.Embedding
+    norm: eqx.nn.LayerNorm
+    output: eqx.nn.Linear
+
+    def __init__(self):
+        keys = jax.random.split(KEY)
+        self.embedding = eqx.nn.Embedding(5, 4, key=keys[0])
+        self.norm, self.output = eqx.nn.LayerNorm(4), eqx.nn.Linear(4, 3, key=keys[1])
+
+    def __call__(self, tokens):
+        return jax.vmap(lambda t: self.output(jnp.tanh(self.norm(self.embedding(t)))))(tokens)
+
+
+SMALL = {"in_shape": IMAGE, "classes": 3, "widths": (2,), "units": 4}
+images, contexts = normal(4, *IMAGE), jnp.asarray([0.1, 0.4, 0.8, 0.5])
+NETWORKS = {
+    "fully connected": (lambda: wm.models.LeNet300(IMAGE, 3, (5, 4), key=KEY), operator.call, images),
+    "convolutional": (lambda: wm.models.CNN(**SMALL, key=KEY), operator.call, images),
+    "layer normalised": (lambda: wm.models.LayerNormCNN(IMAGE, 3, (2,), 4, key=KEY), operator.call, images),
+    "residual, by layer": (lambda: wm.models.ResNet(IMAGE, 3, 2, (1, 1), key=KEY), operator.call, images),
+    "residual, by group": (lambda: wm.models.ResNet(IMAGE, 3, 2, (1,), "group", key=KEY), operator.call, images),
+    "tokens": (Tokens, operator.call, jnp.asarray([[0, 1], [3, 3], [4, 2], [1, 0]])),
+    "concat": (lambda: wm.rivals.Concat(**SMALL, key=KEY), with_context, (images, contexts)),
+    "embed": (lambda: wm.rivals.Embed(**SMALL, key=KEY), with_context, (images, contexts)),
+    "film": (lambda: wm.rivals.FiLM(**SMALL, key=KEY), with_context, (images, contexts)),
+    "modulated": (modulated, with_context, (images, contexts)),
+}
+
+
+def moving(net):
+    return eqx.filter(net, eqx.is_inexact_array)
+
+
+def movement(net, seed=2):
+    return jax.tree.map(lambda w: normal(*w.shape, seed=seed), moving(net))
+
+
+def dense_product(f, net, inputs, distance, v):
+    """`JᵀHJ v / N` with the whole Jacobian and the whole Hessian of the outputs, in numpy and float64."""
+    static = eqx.filter(net, eqx.is_inexact_array, inverse=True)
+    flat, unravel = ravel_pytree(moving(net))
+
+    @jax.jit
+    def jacobian_and_hessian(x):
+        def output(w):
+            return f(eqx.combine(unravel(w), static), x)
+
+        y = output(flat)
+        # Reverse mode, where the metric goes forward and back; and the distance itself, where it uses an embedding.
+        hessian = jax.hessian(lambda z: distance(z.reshape(y.shape), y))(y.reshape(-1))
+        return jax.jacrev(output)(flat).reshape(y.size, -1), hessian
+
+    total, count = np.zeros(flat.size), len(jax.tree.leaves(inputs)[0])
+    for i in range(count):
+        found = jacobian_and_hessian(jax.tree.map(lambda a, i=i: a[i], inputs))
+        J, hessian = (np.asarray(a, np.float64) for a in found)
+        total += J.T @ hessian @ J @ np.asarray(ravel_pytree(v)[0], np.float64)
+    return total / count
+
+
+def relative(a, b) -> float:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_product_equals_the_dense_one(kind):
+    make, f, inputs = NETWORKS[kind]
+    net = make()
+    v = movement(net)
+    metric = wm.FunctionMetric(f, net, inputs, batch=2)
+    product = ravel_pytree(metric.mv(v))[0]
+    assert relative(product, dense_product(f, net, inputs, wm.distances.squared_error, v)) < 1e-5
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_a_product_equals_the_dense_one_for_every_distance(name):
+    make, f, inputs = NETWORKS["fully connected"]
+    net, distance = make(), getattr(wm.distances, name)
+    v = movement(net)
+    product = ravel_pytree(wm.FunctionMetric(f, net, inputs, distance).mv(v))[0]
+    assert relative(product, dense_product(f, net, inputs, distance, v)) < 1e-5
+
+
+def linear(w, x):
+    """The smallest network: one matrix. Its Jacobian is known: `JᵀJ = I ⊗ x xᵀ`."""
+    return w @ x
+
+
+def test_the_metric_of_a_linear_map_is_the_second_moment_of_its_inputs():
+    x = normal(7, 3)
+    matrix = wm.FunctionMetric(linear, normal(2, 3), x).as_matrix()
+    np.testing.assert_allclose(matrix, np.kron(np.eye(2), np.asarray(x.T @ x) / 7), rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=15)
+@given(batch=st.integers(1, 12), size=st.integers(1, 9), seed=st.integers(0, 99))
+def test_batches_do_not_change_the_metric(batch, size, seed):
+    w, x = normal(2, 3, seed=seed), normal(size, 3, seed=seed + 1)
+    v = normal(2, 3, seed=seed + 2)
+    whole = wm.FunctionMetric(linear, w, x, wm.distances.kl, batch=size).mv(v)
+    np.testing.assert_allclose(wm.FunctionMetric(linear, w, x, wm.distances.kl, batch=batch).mv(v), whole, atol=1e-5)
+
+
+def test_no_more_than_a_batch_is_linearised_at_once():
+    seen = []
+
+    def watched(w, x):
+        seen.append(x.shape)  # when traced: under vmap, with the batch's size hidden
+        return w @ x
+
+    metric = wm.FunctionMetric(watched, normal(2, 3), normal(1_000, 3), batch=10)
+    before = len(seen)
+    metric.mv(normal(2, 3))
+    assert len(seen) == before + 1  # one program serves all hundred batches
+
+
+def test_half_the_quadratic_form_is_the_mean_distance_moved():
+    make, f, inputs = NETWORKS["fully connected"]
+    net = make()
+    v = movement(net)
+    t = 3e-3
+    moved = eqx.apply_updates(net, jax.tree.map(lambda x: t * x, v))
+    outputs, after = (eqx.filter_jit(jax.vmap(f, (None, 0)))(w, inputs) for w in (net, moved))
+    for name in DISTANCES:
+        distance = getattr(wm.distances, name)
+        exact = jax.jit(jax.vmap(distance))(after, outputs).mean()
+        product = wm.FunctionMetric(f, net, inputs, distance).mv(v)
+        form = float(jnp.vdot(ravel_pytree(v)[0], ravel_pytree(product)[0]))
+        np.testing.assert_allclose(exact, t**2 * form / 2, rtol=0.1)
+
+
+def test_is_symmetric_positive_and_of_low_rank():
+    net = eqx.nn.MLP(3, 3, 4, 1, key=KEY)
+    matrix = np.asarray(wm.FunctionMetric(operator.call, net, normal(4, 3)).as_matrix(), np.float64)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5 * np.abs(matrix).max())
+    values = np.linalg.eigvalsh(matrix)[::-1]
+    assert len(values) > 12
+    assert (np.abs(values[12:]) < 1e-5 * values[0]).all()  # four inputs with three outputs each
+    assert values.min() > -1e-5 * values[0]
+
+
+def test_is_an_operator_of_lineax():
+    w, x = normal(2, 3), normal(7, 3)
+    metric = wm.FunctionMetric(linear, w, x)
+    assert lx.is_symmetric(metric)
+    assert lx.is_positive_semidefinite(metric)
+    assert not lx.is_diagonal(metric)
+    assert metric.T is metric
+    assert metric.in_size() == metric.out_size() == 6
+    assert metric.in_structure() == metric.out_structure()
+    assert metric.size == 7
+    v = normal(2, 3, seed=5)
+    for other in (lx.linearise(metric), lx.materialise(metric), lx.conj(metric)):
+        np.testing.assert_allclose(other.mv(v), metric.mv(v), rtol=1e-5, atol=1e-6)
+    matrix = metric.as_matrix()
+    np.testing.assert_allclose(lx.diagonal(metric), jnp.diagonal(matrix))
+    np.testing.assert_allclose(lx.tridiagonal(metric)[1], jnp.diagonal(matrix, -1))
+    solved = lx.linear_solve(metric, metric.mv(v), lx.CG(rtol=1e-6, atol=1e-6)).value
+    np.testing.assert_allclose(solved, v, atol=1e-3)
+
+
+def test_what_is_not_a_floating_point_array_is_held_fixed():
+    weights = {"moves": normal(3), "counts": jnp.arange(3), "name": "a"}
+
+    def f(w, x):
+        return w["moves"] * w["counts"].astype(jnp.float32) * x
+
+    metric = wm.FunctionMetric(f, weights, jnp.ones(2))
+    v = {"moves": jnp.ones(3), "counts": None, "name": None}
+    np.testing.assert_allclose(metric.mv(v)["moves"], [0, 1, 4])
+    assert metric.in_size() == 3
+
+
+def test_a_plain_function_serves_as_a_distance():
+    w, x, v = normal(2, 3), normal(7, 3), normal(2, 3, seed=4)
+    plain = wm.FunctionMetric(linear, w, x, lambda y, y0: jnp.sum((y - y0) ** 2) / 2)
+    np.testing.assert_allclose(plain.mv(v), wm.FunctionMetric(linear, w, x).mv(v), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_normalisation_is_refused():
+    class Net(eqx.Module):
+        norm: eqx.nn.BatchNorm
+
+        def __call__(self, x):
+            return x
+
+    net = eqx.nn.make_with_state(lambda: Net(eqx.nn.BatchNorm(2, "batch", mode="ema")))()[0]
+    with pytest.raises(ValueError, match=r"BatchNorm keeps a state.*LayerNorm or GroupNorm"):
+        wm.FunctionMetric(operator.call, net, images)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": {"w": jnp.arange(3)}}, "no floating-point array"),
+        ({"weights": jnp.asarray([[1.0, np.nan, 0.0]])}, "diverged"),
+        ({"inputs": jnp.zeros((0, 3))}, "at least one input"),
+        ({"batch": 0}, "500 is the default"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    given = {"weights": normal(2, 3), "inputs": normal(4, 3), "batch": 2} | change
+    with pytest.raises(ValueError, match=message):
+        wm.FunctionMetric(linear, given["weights"], given["inputs"], batch=given["batch"])
+
+
+@pytest.mark.parametrize("f", [lambda w, x: (w @ x, x), lambda w, x: jnp.argmax(w @ x)])
+def test_an_output_that_is_no_floating_point_array_is_refused(f):
+    with pytest.raises(TypeError, match="one floating-point array"):
+        wm.FunctionMetric(f, normal(2, 3), normal(4, 3))
