@@ -145,6 +145,29 @@ class TestSpectrum:
         ours = np.asarray(found.vectors, np.float64)
         np.testing.assert_allclose(ours @ ours.T, np.eye(5), atol=1e-5)
 
+    def test_finds_an_eigenvalue_as_often_as_it_occurs(self):
+        values = [3.0] * 3 + [2.0] * 2 + [1.0, *np.geomspace(0.1, 0.01, 60)]
+        found = wm.spectrum(with_eigenvalues(values), 6, key=KEY)
+        np.testing.assert_allclose(found.value, values[:6], atol=1e-3)
+        ours = np.asarray(found.vectors, np.float64)
+        np.testing.assert_allclose(ours @ ours.T, np.eye(6), atol=1e-5)
+        assert found.stats["outcome"] == "converged"
+
+    def test_finds_copies_that_units_which_are_off_leave(self):
+        # Outputs that share a last layer with only its bias alive: m equal eigenvalues, of exactly 1.
+        def f(w, x):
+            return w["bias"] + w["matrix"] @ jax.nn.relu(x - 100)
+
+        metric = wm.FunctionMetric(f, {"bias": jnp.zeros(4), "matrix": jnp.ones((4, 8))}, normal(5, 8))
+        np.testing.assert_allclose(wm.spectrum(metric, 5, key=KEY).value, [1, 1, 1, 1, 0], atol=1e-6)
+
+    def test_its_residuals_are_true_where_it_looked_again(self):
+        metric = with_eigenvalues([2.0] * 2 + list(np.geomspace(1, 0.1, 70)))
+        found = wm.spectrum(metric, 4, key=KEY, rtol=1e-3)
+        off = np.asarray(found.vectors) @ dense(metric) - found.value[:, None] * np.asarray(found.vectors)
+        assert (np.linalg.norm(off, axis=1) <= found.stats["residuals"] * 1.01 + 1e-5).all()
+        assert found.stats["residuals"].max() < 2e-3
+
     def test_all_eigenpairs_of_a_small_metric(self):
         found = wm.spectrum(with_eigenvalues([3.0, 2.0, 1.0]), 3, key=KEY)
         np.testing.assert_allclose(found.value, [3, 2, 1], rtol=1e-5)
