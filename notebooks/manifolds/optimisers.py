@@ -1063,7 +1063,8 @@ resnet = wm.sweep("optimisers_resnet", evaluate_residual, grid, scale)
 # %% tags=["hide-input"]
 display(Markdown(searched(resnet_search, ["optimiser", "family"]).to_markdown()))
 display(Markdown(pd.DataFrame(side_by_side(resnet, "SGD")).fillna("").to_markdown(index=False)))
-shape = data(of_resnet).train[0].shape[1:]
+channels, side = {"cifar10": (3, 32)}.get(of_resnet["dataset"], (1, 28))
+shape = (channels, side // of_resnet["pool"], side // of_resnet["pool"])
 weights = eqx.filter_eval_shape(lambda: residual(resnet_arms[1], jax.random.key(0), shape))
 Markdown(
     f"Per cent of {of_resnet['test']:,} test images, but for −log p; means of {resnet.seed.nunique()} seeds after "
