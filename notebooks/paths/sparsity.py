@@ -924,7 +924,7 @@ Markdown(
 #   $\lambda$ to stand where Algorithm 2 has it. In the printed reading $w_p$ is a constant of each step, as line 4 assigns it.
 # - **Adam** is not the flow of Eq. 4. It divides every weight's gradient by its own recent size, so that the pull to zero, spread thinly over a
 #   quarter of a million weights, moves each of them by the full rate. What is walked here is what the paper walked; the directions of
-#   Eq. 4 themselves are the subject of {doc}`directions`.
+#   Eq. 4 themselves are the subject of the library's {doc}`directions </book/api/paths>`.
 # - **Searches** are short: twelve settings, one seed, two sparsities. Those of FIP spread over a rate and a penalty, the rivals' over rates alone. At
 #   89 % FIP's best is an edge, its smallest rate and penalty; there all that is near it is within a few tenths of a point.
 # - **The ticket** is trained by Adam for two epochs a round; in the paper, by SGD for 40 with the last layer exempt from pruning.
@@ -962,7 +962,7 @@ Markdown(
 # of steps in which it could arrive, and what does a step cost?
 # :::{dropdown} Solution
 # A step has the length $\sqrt{\epsilon}$, so at least $L / \sqrt{\epsilon}$ steps. Each costs as many products with the metric as
-# its Krylov basis has vectors, 20 unless told otherwise, on all of the memory, and a product costs less than two gradients ({doc}`metric`).
+# its Krylov basis has vectors, 20 unless told otherwise, on all of the memory, and a product costs less than two gradients ({doc}`the function metric </book/api/function_space>`).
 # Three hundred images and 20 products cost about as much as 70 minibatches of 128: the budget of this chapter buys some twelve
 # such steps.
 # :::
