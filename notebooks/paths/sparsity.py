@@ -962,7 +962,7 @@ Markdown(
 # of steps in which it could arrive, and what does a step cost?
 # :::{dropdown} Solution
 # A step has the length $\sqrt{\epsilon}$, so at least $L / \sqrt{\epsilon}$ steps. Each costs as many products with the metric as
-# its Krylov basis has vectors, 20 unless told otherwise, on all of the memory, and a product costs less than two gradients ({doc}`the function metric </book/api/function_space>`).
+# its Krylov basis has vectors, 20 unless told otherwise, on all of the memory, and a product costs a forward, a tangent and a backward pass ({doc}`the function metric </book/api/function_space>`).
 # Three hundred images and 20 products cost about as much as 70 minibatches of 128: the budget of this chapter buys some twelve
 # such steps.
 # :::
