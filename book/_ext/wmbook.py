@@ -482,6 +482,7 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 # 7. Verdicts
 
 _VERDICTS = ("reproduced", "holds", "partly", "not reproduced", "does not hold", "not tested at this scale")
+_PLURAL = {"holds": "hold", "partly": "in part", "does not hold": "do not hold"}
 
 
 def claimed_chapters(root: Path) -> list[str]:
@@ -539,9 +540,9 @@ class Verdicts(SphinxDirective):
         words = [verdict.partition(";")[0] for table in tables for verdict in table.verdict]
         theirs = [source != "not in the paper" for table in tables for source in table["the paper"]]
         lines = []
-        for kind, wanted in (("Claims of the paper", True), ("Claims not in the paper", False)):
+        for kind, wanted in (("Claims of the papers", True), ("Claims of ours", False)):
             count = Counter(word for word, is_theirs in zip(words, theirs, strict=True) if is_theirs == wanted)
-            said = [f"{count[word]} {word}" for word in _VERDICTS if count[word]]
+            said = [f"{_PLURAL.get(word, word)}: {count[word]}" for word in _VERDICTS if count[word]]
             lines += [f"- {kind}, {count.total()} in all: {', '.join(said)}"] if said else []
         return "\n".join(lines)
 

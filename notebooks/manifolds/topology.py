@@ -690,7 +690,7 @@ for task, methods in PAIRED.items():
     display(Markdown(table.to_markdown() if len(table) else "(one method at this scale)"))
 
 # %% mystnb={"figure": {"caption": "Angle and noise: test accuracy against the level of the noise, at angles and levels anywhere (not only on the grid). Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-levels"}, "image": {"alt": "Curves of accuracy falling with the noise level, for the cylinder, the torus, the ellipse that hears of the angle alone, and the network without conditioning."}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6.6, 3.6))
+fig, ax = plt.subplots(figsize=(7.4, 3.4))
 shown = {"cylinder": RIGHT, "torus": WRONG, "angle alone": PART, "none": NONE}
 for method in [m for m in PAIRED["cylinder"][: scale.arms] if m in shown]:
     found = pair_rows[(pair_rows.task == "cylinder") & (pair_rows.method == method)]
@@ -698,7 +698,7 @@ for method in [m for m in PAIRED["cylinder"][: scale.arms] if m in shown]:
     label = NAMES.get(method, method)
     figures.accuracy_curve(ax, (np.arange(8) + 0.5) / 8 * TOP, by_level, label=label, colour=shown[method])
 ax.set(xlabel="level of the noise", ylabel="test accuracy (%)")
-ax.legend()
+ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
