@@ -1,6 +1,6 @@
 """The metric that a network's outputs put on its weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, final
 
@@ -69,9 +69,7 @@ class FunctionMetric(lx.AbstractLinearOperator):
             raise ValueError("the weights hold no floating-point array, so there is nothing to move")
         if not all(isinstance(x, Tracer) or bool(jnp.isfinite(x).all()) for x in dynamic):
             raise ValueError("some weights are not finite; look for a diverged network")
-        lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(inputs)}
-        if len(lengths) != 1 or lengths in ({()}, {(0,)}):
-            raise ValueError(f"inputs must be arrays with one first axis of at least one input, got lengths {lengths}")
+        check_inputs("inputs", inputs)
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}; 500 is the default")
         one = jax.tree.map(lambda x: x[0], inputs)
@@ -92,8 +90,7 @@ class FunctionMetric(lx.AbstractLinearOperator):
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """The product `g vector`, in one forward, one tangent and one backward pass over the inputs."""
         total = None
-        for start in range(0, self.size, self.batch):
-            part = jax.tree.map(itemgetter(slice(start, start + self.batch)), self.inputs)
+        for part in batches(self.inputs, self.batch):
             product = _product(self.f, self.distance, self.weights, part, vector)
             total = product if total is None else jax.tree.map(jnp.add, total, product)
         return jax.tree.map(lambda x: x / self.size, total)
@@ -128,6 +125,66 @@ def refuse_state(weights: PyTree) -> None:
                 f"{type(node).__name__} keeps a state beside its weights (BatchNorm's running statistics), so that the"
                 " function moves without them; use LayerNorm or GroupNorm, or freeze the statistics into the weights"
             )
+
+
+def check_inputs(name: str, inputs: PyTree) -> None:
+    """Raise `ValueError` unless all arrays share a first axis that is not empty."""
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(inputs)}
+    if len(lengths) != 1 or lengths in ({()}, {(0,)}):
+        raise ValueError(f"{name} must be arrays with one first axis of at least one input, got lengths {lengths}")
+
+
+def check_structure(name: str, tree: PyTree, structure: PyTree) -> None:
+    """Raise `ValueError` unless a tree has the structure and the shapes of a movement of the weights."""
+    shapes = [(jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]) for t in (structure, tree)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} must have the structure and shapes of the floating-point arrays of the weights,"
+            f" eqx.filter(weights, eqx.is_inexact_array); got {shapes[1]}"
+        )
+
+
+def batches(tree: PyTree, batch: int) -> Iterator[Any]:
+    """The arrays in parts of at most `batch` along their first axis."""
+    for start in range(0, len(jax.tree.leaves(tree)[0]), batch):
+        yield jax.tree.map(itemgetter(slice(start, start + batch)), tree)
+
+
+def norm(tree: PyTree[Array]) -> Float[Array, ""]:
+    """The Euclidean norm of all numbers of a tree."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
+
+
+def remember(f: Callable[..., Any], weights: PyTree, inputs: PyTree, batch: int, name: str) -> tuple[PyTree, Array]:
+    """Inputs as JAX arrays, and the outputs that the weights give them.
+
+    **Raises:** `ValueError`, with the `name` of the inputs, if they are empty or an output is not one finite array.
+    """
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_inputs(name, inputs)
+    parts = [_evaluate(f, weights, part) for part in batches(inputs, batch)]
+    if not all(isinstance(y, Array) and bool(jnp.isfinite(y).all()) for y in parts):
+        raise ValueError(f"f(weights, x) must return one array, of finite numbers at the start; it does not on {name}")
+    return inputs, jnp.concatenate(parts)
+
+
+@eqx.filter_jit
+def _evaluate(f, weights, inputs):
+    return jax.vmap(lambda x: f(weights, x))(inputs)
+
+
+def mean_distance(
+    f: Callable[..., Any], distance: OutputDistance, weights: PyTree, inputs: PyTree, outputs: Array, batch: int
+) -> float:
+    """The mean distance of the outputs of the inputs to those given: the drift of the function."""
+    parts = [_far(f, distance, weights, x, y0) for x, y0 in batches((inputs, outputs), batch)]
+    return float(sum(map(float, parts)) / len(outputs))
+
+
+@eqx.filter_jit
+def _far(f, distance, weights, inputs, outputs):
+    """The sum of the distances on one batch."""
+    return jnp.sum(jax.vmap(lambda x, y0: distance(f(weights, x), y0))(inputs, outputs))
 
 
 def _outputs(f, weights, inputs):

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpy.typing import ArrayLike
 
-from .function_space import FunctionMetric
+from .function_space import FunctionMetric, check_structure
 
 
 @final
@@ -73,9 +73,7 @@ def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: 
     **Reference:** Golub & Van Loan (2013), Matrix Computations, section 10.1.
     """
     structure = metric.in_structure()
-    shapes = [(jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]) for t in (structure, start)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the start must have the structure and shapes that the metric acts on, got {shapes[1]}")
+    check_structure("the start", start, structure)
     flat = ravel_pytree(start)[0]
     size = float(jnp.linalg.norm(flat))
     if not 0 < size < math.inf:
