@@ -55,7 +55,7 @@ figures.use_style()
 # %%
 paper = dict(
     seeds=5, dataset="mnist", images=50_000, validation=10_000, test=10_000, epochs=20, units=[300, 100], memory=500,
-    steps=1_000, dimension=100, power=[100, 400], lambdas=[0.01, 0.1, 1.0, 10.0, 100.0, 1e3],
+    steps=1_000, dimension=100, power=[100, 400], lambdas=[0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4],
     betas=[1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4],
     bases=[2, 5, 10, 20, 40, 80], reference=1_000, solve_steps=1_000, sizes=[3, 4, 5, 6, 7, 8], repeats=7,
     inertia=[0.1, 1.0, 10.0],
@@ -70,7 +70,7 @@ scale = wm.preset(
     ),
     cpu=dict(
         seeds=5, dataset="mnist", images=10_000, validation=2_000, test=2_000, epochs=3, units=[300, 100], memory=50,
-        steps=50, dimension=20, power=[20, 60], lambdas=[0.01, 0.1, 1.0, 10.0, 100.0, 1e3],
+        steps=50, dimension=20, power=[20, 60], lambdas=[0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4],
         betas=[1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4],
         bases=[2, 5, 10, 20, 40, 80], reference=160, solve_steps=100, sizes=[3, 4, 5, 6, 7], repeats=3,
         inertia=[0.1, 1.0, 10.0],
@@ -398,9 +398,33 @@ for k in range(0, count, 2):
     figures.accuracy_curve(right, scale.bases, errors, label=f"β = {scale.betas[k]:g}", colour=figures.PALETTE[k // 2])
 left.set(xlabel="fall of the new loss", ylabel="mean ½ |change of the outputs|²")
 right.set(xscale="log", yscale="log", xlabel="products with the metric", ylabel="error of the direction")
-left.legend(fontsize=8)
+right.set_xticks(scale.bases, scale.bases)
+right.set_xticks([], minor=True)
+left.legend(fontsize=8, loc="lower right")
 right.legend(fontsize=8)
 plt.show()
+
+# %% [markdown]
+# {numref}`fig-directions-dial`, left: turn β from $10^4$ to $10^{-3}$, and the predicted movement of the memory's outputs falls by six
+# decades while two thirds of the predicted fall of the loss are kept. The gradient owes little of its use to what the fifty digits fix.
+# On *test* images the movement falls only twelvefold. The memory is fifty digits, its metric has rank 500 at most,
+# and what it does not see it does not protect. The gradient projected off twenty leading eigenvectors removes a third of the movement:
+# the rest sits in eigenvectors beyond the twentieth.
+#
+# Right: how many products it takes depends on β. Where the dial stands at descent, two suffice; where it stands at projection,
+# the small eigenvalues must be resolved, and twenty leave an error of some 7 % of the direction's length, forty 1.5 %.
+
+# %%
+if scale.name == "cpu":
+    predicted_fall, on_test = [curve(dials, f"{k} curve").mean(axis=0)[: len(scale.betas)] for k in ("moved", "drift")]
+    assert predicted_fall[-1] / predicted_fall[0] > 1e5
+    assert 10 < on_test[-1] / on_test[0] < 14
+    gained = curve(dials, "gained curve").mean(axis=0)
+    assert 0.6 < gained[0] / gained[-1] < 0.7
+    ends = curve(dials, "drift curve").mean(axis=0)
+    assert 0.6 < ends[-1] / ends[-3] < 0.72  # projected, gradient
+    assert 0.05 < dials["worst of 20"].mean() < 0.08
+    assert 0.01 < dials["worst of 40"].mean() < 0.02
 
 # %% [markdown]
 # ## How far the function drifts
@@ -643,7 +667,60 @@ chosen = search.pivot(index="method", columns="strength", values="both")
 display(Markdown((100 * chosen).to_markdown(floatfmt=".1f")))
 
 # %% [markdown]
-# PROSE walks
+# The second table is the search: the mean accuracy (%) on upright digits and on digits on their side, validation images, one seed. Penalised
+# descent has its best strength inside the range, and so have anchored directions. Without the anchor larger strengths never hurt:
+# λ of a thousand and more, β to zero, is the projection on what the memory leaves free, and that is what the search chose.
+#
+# **Lines.** On the memory the flat line of {numref}`fig-directions-drift` is all that the paper says of it. But the measure is test images.
+# There a *random* direction is nearly as harmless: at a tenth of the way the flat one moves the outputs 2.5 times less, not ten times,
+# and we had claimed ten. In a space of 266,610 dimensions the 500 that fifty digits fix are hardly ever met by accident, and the many
+# others that matter for other digits are not known from these fifty. What disturbs a function is not to move. It is to
+# *learn*: along the gradient of another task the outputs move a thousand times as far as along a random direction. The exact
+# direction, on that line, is ten times better to begin with, and at the end a factor of three.
+#
+# **Walks.** Looking again at every step pays more than any choice of a line. The three careful walks differ in *when* they are
+# careful. Penalised descent sets out like plain descent, because at the start its penalty has no gradient, lets the memory's outputs drift
+# to a maximum after a fifth of the way, and then brings them back. Exact directions never let them go: at a tenth of
+# the way they have drifted seven times less on test images. At the end all three have drifted equally far on test images, but the exact
+# ones have learned four points more ({numref}`fig-directions-accuracy`): at each accuracy on the new task they keep
+# more of the old. By the end of the way that is 1.5 points of the mean, significant over five seeds and not large.
+#
+# **The anchor** brings the memory's outputs back a further two decades. On test images nothing of it is left: 0.1 points. Fifty
+# digits held perfectly are still fifty digits.
+#
+# **Equal steps are not equal time.** A step along an exact direction takes about ten times as long as one of penalised descent; that is the price
+# of twenty products. Whether ten times as many smaller steps of the latter would close the gap is not measured here;
+# {doc}`continual` compares at as many images of the new task.
+#
+# **Straight on.** With β = 0.1, 1 or 10 as its inertia, the walk without an objective goes as far as the geodesic and drifts as it does, on
+# test images to the second digit. With the inertia of $10^{-3}$ first planned (*flat walk* among the recorded rows, and not drawn) it went to
+# and fro: after fifty steps of 0.2 it had come 0.7 from its start. The claim that rests on it fails for this reason, and stands
+# as failed in the table of verdicts, beside the one that replaced it before its runs.
+
+# %%
+if scale.name == "cpu":
+
+    def mean_at(method, name):
+        """The mean of a metric over seeds."""
+        return runs_of(method)[name].mean()
+
+    near = {m: mean_at(m, "drift near") for m in METHODS}
+    end = {m: mean_at(m, "drift far") for m in METHODS}
+    assert 0.35 < near["random line"] - near["flat line"] < 0.45  # a factor of 2.5
+    assert 2.8 < near["descent line"] - near["random line"] < 3.2
+    assert 0.9 < near["descent line"] - near["exact line"] < 1.1
+    assert 0.4 < end["descent line"] - end["exact line"] < 0.5
+    assert 0.8 < near["penalised"] - near["anchored"] < 0.9
+    assert abs(end["penalised"] - end["anchored"]) < 0.1 > abs(end["penalised"] - end["exact"])
+    assert 0.035 < mean_at("anchored", "learned") - mean_at("penalised", "learned") < 0.05
+    top = GRID[on_grid(runs_of("penalised"), "memory").mean(axis=0).argmax()]
+    assert top == FAR / 5
+    assert 2 < mean_at("exact", "memory far") - mean_at("anchored", "memory far") < 2.5
+    assert 8 < runs_of("anchored").seconds.median() / runs_of("penalised").seconds.median() < 15
+    assert (inertia.groupby("beta")["drift far"].mean() - end["geodesic"]).abs().max() < 0.03
+    assert 0.6 < mean_at("flat walk", "displacement") < 0.8
+    assert best["exact"] >= 1_000
+    assert scale.lambdas[0] < best["penalised"] < scale.lambdas[-1] > best["anchored"] > scale.lambdas[0]
 
 # %% [markdown]
 # ## Geodesics
@@ -849,15 +926,27 @@ for k, (name, label) in enumerate({"direction": "best direction", "product": "on
 left.set(xscale="log", yscale="log", xlabel="weights", ylabel="gradients on the same inputs")
 left.legend()
 right.loglog(sizes, 4 * sizes * costs.groupby("size").alive.max().to_numpy(), "o-", label="best direction")
-right.loglog(sizes, 4.0 * sizes**2, "--", label="dense metric")
-right.loglog(sizes, 4.0 * sizes**3, ":", label="Christoffel symbols")
+right.loglog(sizes, 4 * sizes**2.0, "--", label="dense metric")
+right.loglog(sizes, 4 * sizes**3.0, ":", label="Christoffel symbols")
 right.set(xlabel="weights", ylabel="bytes")
 right.legend()
 plt.show()
 
 # %% [markdown]
-# PROSE cost results
-#
+# Time and memory grow as the number of weights, as they should. But the best direction costs 120 to 170 gradients, not forty as we
+# had claimed. The twenty products are forty of these. The rest is orthogonalisation: each new vector is made orthogonal to
+# the basis, twice, and that reads the basis several times while a gradient on fifty inputs reads the weights a few times. It
+# does not grow with the number of inputs, and beside a memory of a thousand would hardly be seen ({doc}`metric` has the cost of a product there). In
+# networks of a few thousand weights it is the calls themselves that take the time.
+
+# %%
+if scale.name == "cpu":
+    by_size = costs.groupby("size")[["product", "direction", "alive"]].mean()
+    assert by_size.direction.between(120, 170).all()
+    assert by_size["product"].between(1.8, 2.6).all()
+    assert by_size.alive.iloc[1:].max() < 28
+
+# %% [markdown]
 # ## The paper's scale, traced
 #
 # The `paper` preset has ten times the memory, five times the basis and twenty times the steps. It has not been run; it has been
@@ -907,8 +996,18 @@ judgement = verdicts.verdict_table("paths/directions", scale.name, rows=of_rows)
 display(Markdown(judgement.to_markdown(index=False)))
 
 # %% [markdown]
-# PROSE verdict
-#
+# The paper's central sentence holds on this network: steps that mind the outputs keep the function better than those that
+# do not. Its picture of a functionally invariant *subspace* holds for the inputs that define it, and hardly beyond them.
+# Four claims failed. Two are ours on cost and accuracy of the direction: twenty products are too few for the smallest β, and the direction is
+# three times as dear as claimed. One is the tenfold advantage of a flat direction over a random one, and one the walk
+# without enough inertia.
+
+# %%
+if scale.name == "cpu":
+    said = ["not reproduced", "reproduced", "not reproduced", *["holds"] * 5, "does not hold", "does not hold"]
+    assert judgement.verdict.tolist() == [*said, "holds", "holds"]
+
+# %% [markdown]
 # ## Limits, and what is next
 #
 # - **Scale.** One network of 266,610 weights and one pair of tasks, of which the second is the first one turned. Both are
@@ -917,7 +1016,7 @@ display(Markdown(judgement.to_markdown(index=False)))
 #   which is why every figure here has held-out images beside the memory.
 # - **Distance.** The squared error of the logits throughout, Eq. 2 of the paper. In it a confident answer weighs as much as
 #   an unsure one. The geometry of probabilities is in {doc}`metric`.
-# - **Tuning.** Four strengths for each of the three methods that have one, on one seed and validation images. Steps have one
+# - **Tuning.** Seven strengths for each of the three methods that have one, on one seed and validation images. Steps have one
 #   length, and plain gradients one minibatch; momentum, schedules and step control on the drift are in the library and not used.
 # - **Geodesics** on the large network are integrated with loose tolerances, and their least-squares solves stop after a
 #   hundred iterations; the residual that is left stands with the results.
