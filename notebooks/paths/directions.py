@@ -131,7 +131,8 @@ def best_direction(g, gradient, beta, epsilon):
 
 # %%
 digits, labels = (jnp.asarray(a) for a in wm.load_dataset("mnist5k", "train", 120)[:2])
-tiny = wm.models.CNN((1, 28, 28), widths=(2, 4, 4), units=8, key=jax.random.key(0))
+digits = digits[:, 0, ::4, ::4].reshape(-1, 49)
+tiny = eqx.nn.MLP(49, 10, 10, 1, activation=jnp.tanh, key=jax.random.key(0))
 task = wm.objectives.Task(operator.call, digits, labels, batch=100)
 gradient = eqx.filter_grad(task.value)(tiny, np.arange(100))
 metric = wm.FunctionMetric(operator.call, tiny, digits[:20])
@@ -206,7 +207,7 @@ assert max(errors) < 1e-4
 
 # %%
 drawn, start = (
-    np.asarray(ravel_pytree(wm.direction(metric, key=jax.random.key(2), dimension=k).value)[0], float) for k in (40, 1)
+    np.asarray(ravel_pytree(wm.direction(metric, key=jax.random.key(2), dimension=k).value)[0], float) for k in (80, 1)
 )
 null = np.linalg.eigh(g)[1][:, : len(g) - 200]  # the eigenvectors beside the 200 outputs
 parts = [null.T @ v for v in (drawn, start)]
