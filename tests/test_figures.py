@@ -49,8 +49,8 @@ def test_the_style_does_not_depend_on_what_was_set_before():
 
 
 def test_every_method_has_a_colour_of_its_own():
-    colours = list(figures.METHOD_COLOURS.values())
-    assert len(set(colours)) == len(colours)
+    for table in (figures.METHOD_COLOURS, figures.PATH_COLOURS):
+        assert len(set(table.values())) == len(table)
     methods = {"ellipse", "ellipse, no metric", "line", "line, no metric", "none", "concat", "embed", "film"}
     assert set(figures.METHOD_COLOURS) == methods
 

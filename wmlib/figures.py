@@ -32,6 +32,18 @@ METHOD_COLOURS: Mapping[str, str] = {
     "line, no metric": "#F2A27E",
 }
 
+# The same for the paths of Part II. Plain descent of the new task is fine-tuning.
+PATH_COLOURS: Mapping[str, str] = {
+    "fine-tuning": "#8C6D31",
+    "joint": "#2B2B2B",
+    "replay": "#E69F00",
+    "L2": "#CC79A7",
+    "FIP": "#0072B2",
+    "FIP, squared": "#56B4E9",
+    "FIP, exact": "#D55E00",
+    "FIP, exact, not anchored": "#F2A27E",
+}
+
 GROUND = "#FBFAF7"
 _INK = "#2B2B2B"
 _STYLE: dict[Any, Any] = {

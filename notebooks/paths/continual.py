@@ -567,11 +567,11 @@ def tune(config, key):
 # %% [markdown]
 # ## Tuning
 #
-# Each method gets a search of five settings on one seed, judged by the mean accuracy on validation images of the two tasks: a
+# Each method gets a search of eight settings on one seed, judged by the mean accuracy on validation images of the two tasks: a
 # learning rate and, where there is one, the strength of the mechanism (for exact directions, β and the square of a step's length). A
-# method without a strength gets five rates. All learn for one epoch from 50 memories, and the test images play no part. The
+# method without a strength gets eight rates. All learn for one epoch from 50 memories, and the test images play no part. The
 # first four of a row were searched together; then the best of nearly every method had turned out to be its lowest rate, and
-# each got a fifth beyond what it had.
+# each got a fifth beyond what it had; then three more around the best that it had by then.
 
 # %%
 METHODS = [
@@ -763,11 +763,13 @@ table = pd.DataFrame(
     [
         {
             "method": m,
-            **{
-                f"setting {i + 1}": f"{in_words(row.setting)}: {100 * row.mean_:.1f}"
-                for i, row in enumerate(search[search.method == m].rename(columns={"mean": "mean_"}).itertuples())
-            },
             "chosen": in_words(chosen[m]),
+            "searched, best first": "; ".join(
+                f"{in_words(setting)}: {100 * value:.1f}"
+                for setting, value in search[search.method == m]
+                .sort_values("mean", ascending=False)[["setting", "mean"]]
+                .itertuples(index=False)
+            ),
         }
         for m in METHODS
     ]
@@ -775,9 +777,9 @@ table = pd.DataFrame(
 display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
-# A setting and, after the colon, the mean accuracy in per cent; 0.0 is a walk that diverged. A low rate keeps and a high rate
-# learns, and where the mechanism is weak (A-GEM, OGD, fine-tuning) little but the rate is left to keep anything. No best setting of a
-# method that remembers is out of reach of another's search, and some are still at its edge.
+# The rate, the strength and, after the colon, the mean accuracy in per cent; 0.0 is a walk that diverged. A low rate keeps and a high rate
+# learns, and where the mechanism is weak (A-GEM, OGD, fine-tuning) little but the rate is left to keep anything. The best rate of
+# nearly every method that looks at its memories is 0.003, with lower and higher ones searched.
 #
 # ## As published
 #
@@ -798,11 +800,11 @@ grid = [{**long, "arm": a, "method": m, "setting": s} for a, (m, s) in ARMS.item
 published = wm.sweep("continual_published", evaluate, grid, scale)
 
 # %% tags=["hide-input"]
-COLOURS = dict(zip(
-    ["fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay", "FIP, squared", "joint", "L2"],
-    ["#6E6E6E", "#0072B2", "#D55E00", "#E69F00", "#56B4E9", "#2B2B2B", "#CC79A7"], strict=True,
-))  # fmt: skip
-OF_ARMS = dict(zip(ARMS, ["#6E6E6E", "#0072B2", "#009E73", "#2B2B2B"], strict=False))
+COLOURS = {m: figures.PATH_COLOURS[m] for m in ("fine-tuning", "joint", "replay", "L2", "FIP, squared", "FIP, exact")}
+COLOURS["FIP, Bhattacharyya"] = figures.PATH_COLOURS["FIP"]
+OF_ARMS = dict(
+    zip(ARMS, [COLOURS["fine-tuning"], COLOURS["FIP, Bhattacharyya"], "#009E73", COLOURS["joint"]], strict=False)
+)
 NAMES = ["digits", "clothes"]
 
 
@@ -856,9 +858,9 @@ display(Markdown(table.to_markdown(index=False)))
 # {numref}`fig-continual-published` shows the walk. With the authors' settings our network keeps more of the digits than theirs and
 # learns the clothes more slowly, as does fine-tuning; the sum of both is a little above theirs. So the algorithm does what the
 # paper says it does. But the published learning rate is a careful one. The tuned FIP, on the same network, memories
-# and number of steps, takes ten times larger steps, reaches on the clothes what joint training reaches, and gives up little
-# of the digits for it. The distance that the search chose among the four is the squared one: the best FIP here
-# is Dark Experience Replay.
+# and number of steps, has three times the rate, is ahead on *both* tasks, and comes within a point of joint training, which
+# keeps the whole first task. The distance that the search chose among the four is the squared one, by less than a tenth of a point before
+# Kullback–Leibler: the best FIP here is Dark Experience Replay.
 
 
 # %%
@@ -876,9 +878,12 @@ if scale.name == "cpu":
     assert slow.on_second < 0.878
     assert 1.813 < 2 * ours["mean"] < 1.83
     assert 2 * better["mean"] > 1.813 + 0.03
-    assert better.on_second > ceiling.on_second - 0.01
+    assert better.on_second > ours.on_second + 0.02
+    assert better.on_first > ours.on_first + 0.01
+    assert 0 < ceiling["mean"] - better["mean"] < 0.01
     assert tuned == "FIP, squared"
-    assert chosen[tuned][0] == 0.01
+    assert best["mean"]["FIP, squared"] - best["mean"]["FIP, KL"] < 0.001
+    assert chosen[tuned][0] == 0.003
 
 # %% [markdown]
 # ## The same memory for all

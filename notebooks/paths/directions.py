@@ -388,8 +388,8 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.6))
 count, fell = len(scale.betas), dials["loss before"].to_numpy()[:, None] - curve(dials, "loss curve")
 moved, fell = curve(dials, "drift curve").mean(axis=0), fell.mean(axis=0)
 predicted = [curve(dials, f"{name} curve").mean(axis=0) for name in ("gained", "moved")]
-left.semilogy(-predicted[0], predicted[1], "o-", label="Eq. 4, predicted on the memory")
-left.semilogy(fell[:count], moved[:count], "s-", label="Eq. 4, on test images")
+left.semilogy(-predicted[0], predicted[1], "o-", label="predicted, memory")
+left.semilogy(fell[:count], moved[:count], "s-", label="measured, test")
 for k, (name, mark) in enumerate({"gradient": "^", "projected": "v"}.items()):
     at_point = count + 2 * k
     left.semilogy(fell[at_point], moved[at_point], mark, ms=8, color=figures.PALETTE[k + 2], label=name)
@@ -591,14 +591,16 @@ def on_grid(rows, name):
 
 
 # %% tags=["hide-input"]
-P = figures.PALETTE
+P, OF = figures.PALETTE, figures.PATH_COLOURS
 LINES = {
-    "random line": ("random", "#6E6E6E"), "descent line": ("gradient", P[3]), "projected line": ("projected", P[4]),
-    "exact line": ("exact", P[0]), "flat line": ("flat", P[2]),
+    "random line": ("random", "#6E6E6E"), "descent line": ("gradient", OF["fine-tuning"]),
+    "projected line": ("projected", P[4]), "exact line": ("exact", OF["FIP, exact, not anchored"]),
+    "flat line": ("flat", P[2]),
 }  # fmt: skip
 WALKS = {
-    "descent": ("descent", P[3]), "penalised": ("penalised", P[1]), "exact": ("exact", P[5]),
-    "anchored": ("exact, anchored", P[0]), "straight": ("straight on", P[2]), "geodesic": ("geodesic", "#2B2B2B"),
+    "descent": ("descent", OF["fine-tuning"]), "penalised": ("penalised", OF["FIP"]),
+    "exact": ("exact", OF["FIP, exact, not anchored"]), "anchored": ("exact, anchored", OF["FIP, exact"]),
+    "straight": ("straight on", P[2]), "geodesic": ("geodesic", "#2B2B2B"),
 }  # fmt: skip
 
 
