@@ -571,7 +571,8 @@ def tune(config, key):
 # learning rate and, where there is one, the strength of the mechanism (for exact directions, β and the square of a step's length). A
 # method without a strength gets eight rates. All learn for one epoch from 50 memories, and the test images play no part. The
 # first four of a row were searched together; then the best of nearly every method had turned out to be its lowest rate, and
-# each got a fifth beyond what it had; then three more around the best that it had by then.
+# each got a fifth beyond what it had; then three more around the best that it had by then. On another seed the best EWC diverged, which
+# is no fair picture of it; so the three best of every method are run on a second seed, and the best mean of both is chosen.
 
 # %%
 METHODS = [
@@ -749,7 +750,11 @@ def candidates(method):
 assert len({len(candidates(m)) for m in METHODS}) == 1  # one budget for all
 grid = [{**common, "method": m, "setting": s} for m in METHODS for s in candidates(m)]
 search = wm.sweep("continual_tuning", tune, grid, one_seed)
-best = search.loc[search.groupby("method")["mean"].idxmax()].set_index("method")
+finals = search.sort_values("mean", ascending=False).groupby("method").head(3)
+grid = [{**common, "method": m, "setting": s} for m, s in zip(finals.method, finals.setting, strict=True)]
+finals = wm.sweep("continual_tuning", tune, grid, dataclasses.replace(scale, seeds=min(2, scale.seeds)))
+finals = finals.assign(key=finals.setting.map(str)).groupby(["method", "key"]).agg({"setting": "first", "mean": "mean"})
+best = finals.loc[finals.groupby("method")["mean"].idxmax()].reset_index("key").sort_index()
 chosen = {m: list(best.setting[m]) for m in METHODS}
 
 
@@ -892,14 +897,14 @@ if scale.name == "cpu":
 grid = [{**common, "method": m, "setting": chosen[m]} for m in METHODS]
 rows = wm.sweep("continual", evaluate, grid, scale)
 Markdown(
-    f"{len(rows)} runs, one seed for each method, preset `{scale.name}`: {common['steps']} steps of "
+    f"{len(rows)} runs, {rows.seed.nunique()} seeds for each method, preset `{scale.name}`: {common['steps']} steps of "
     f"{common['batch']} images, {common['memories']} memories, on {rows.device.iloc[0]}; "
     f"{rows.seconds.sum() / 60:.0f} minutes of one core in all. Rows from code that has changed since: "
-    f"{int(rows.stale.sum())}. The base network is right on {100 * rows.base.mean():.1f} % of the test digits."
+    f"{int(rows.stale.sum())}. The base networks are right on {100 * rows.base.mean():.1f} % of the test digits."
 )
 
 
-# %% mystnb={"figure": {"caption": "All methods with the same 50 memories and the same number of steps, each tuned alike, from the worst to the best mean. Exact directions see as many images in fewer steps; joint training keeps the whole first task, LwF and L2 keep no image of it. One seed: a dot is one run, and nothing is known of its spread.", "name": "fig-continual-rivals"}, "image": {"alt": "Three panels with one row for each method: accuracy on digits, accuracy on clothes, and their mean, as dots."}}
+# %% mystnb={"figure": {"caption": "All methods with the same 50 memories and the same number of steps, each tuned alike, from the worst to the best mean. Exact directions see as many images in fewer steps; joint training keeps the whole first task, LwF and L2 keep no image of it. Dots are means over seeds, bars 95 % bootstrap intervals.", "name": "fig-continual-rivals"}, "image": {"alt": "Three panels with one row for each method: accuracy on digits, accuracy on clothes, and their mean, with dots and bars."}}
 def family(method):
     """A colour for each kind of method."""
     kinds = {"FIP, exact": 3, **dict.fromkeys(DISTANCES, 0), "replay": 1, "DER++": 1, "LwF": 2, "EWC": 2, "L2": 2}
@@ -910,8 +915,9 @@ order = rows.groupby("method")["mean"].mean().sort_values().index
 fig, axes = plt.subplots(1, 3, figsize=(7.6, 4.4), sharey=True)
 for ax, what, name in zip(axes, ("on_first", "on_second", "mean"), (*NAMES, "mean of both"), strict=True):
     for i, method in enumerate(order):
-        value = 100 * rows[rows.method == method][what].mean()
-        ax.plot(value, i, "o", color=family(method))
+        middle, low, high = points(rows[rows.method == method][what])
+        ax.plot([low, high], [i, i], color=family(method), lw=2.5, alpha=0.5)
+        ax.plot(middle, i, "o", color=family(method))
     ax.set(title=name, xlabel="test accuracy (%)")
 axes[0].set_yticks(range(len(order)), order)
 plt.show()
@@ -922,9 +928,9 @@ table = pd.DataFrame(
         {
             "method": m,
             "setting": in_words(chosen[m]),
-            "digits, %": f"{100 * part.on_first.mean():.1f}",
-            "clothes, %": f"{100 * part.on_second.mean():.1f}",
-            "mean, %": f"{100 * part['mean'].mean():.1f}",
+            "digits, %": in_points(part.on_first),
+            "clothes, %": in_points(part.on_second),
+            "mean, %": in_points(part["mean"]),
             "drift": f"{along(part, 'drift')[:, -1].mean():.2f}",
             "length": f"{along(part, 'length')[:, -1].mean():.1f}",
             "distance": f"{part.displacement.mean():.1f}",
@@ -966,7 +972,7 @@ if scale.name == "cpu":
     assert first["FIP, exact"] < first["FIP, KL"]
     assert second["FIP, exact"] > second["FIP, KL"]
 
-# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path for seven of the methods, one seed.", "name": "fig-continual-along"}, "image": {"alt": "Two panels against the share of the steps taken: accuracy on digits and on clothes for seven methods."}}
+# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path for seven of the methods. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-along"}, "image": {"alt": "Two panels against the share of the steps taken: accuracy on digits and on clothes for seven methods."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
 shown = [m for m in COLOURS if m in METHODS]
 for method in shown:

@@ -616,8 +616,8 @@ Markdown(
 # pruning in one shot costs nothing. Its loss compares the network with its own pruned self. Nothing in it remembers what the function was,
 # and with steps of Adam's size the function is lost at once.
 #
-# *All others*, and they are hard to tell apart: the tuned walk, distillation with the mask held, fine-tuning with the mask held, and, above 98 %, also the paper's
-# settings with distances averaged. At 20 % these last lose more than two points where there was nothing to gain: a rate of 0.01 that never falls is
+# *All others*, and they are hard to tell apart: the tuned walk, distillation with the mask held, fine-tuning with the mask held, and, above 98 %, within a point also the
+# paper's settings with distances averaged. At 20 % these last lose more than two points where there was nothing to gain: a rate of 0.01 that never falls is
 # a noise of its own.
 #
 # The lottery ticket is below them at the same budget, and above them, from 98.7 % on, at several times the budget. With all its
@@ -637,7 +637,7 @@ if scale.name == "cpu":
     assert (full - mean("one shot"))[0] < 0.001
     for name in ("FIP, tuned", "fine-tuning"):
         assert (abs(mean(name) - held) < 0.004).all()
-    assert (abs(mean("FIP, paper (mean)") - held)[4:] < 0.006).all()
+    assert (abs(mean("FIP, paper (mean)") - held)[4:] < 0.01).all()
     assert mean("FIP, paper (mean)")[0] < full - 0.02
     assert (mean("ticket") < mean("FIP, tuned"))[3:].all()
     assert (mean("ticket, all rounds") > mean("FIP, tuned"))[4:].all()
@@ -687,7 +687,7 @@ plt.show()
 # %% [markdown]
 # Each walk shows one of the terms of its loss winning.
 #
-# The code's walk keeps the function to a drift of a few hundred-thousandths and its accuracy before projection to a tenth of a point, and it has not gone anywhere: from
+# The code's walk keeps the function to a drift of a few hundred-thousandths and its accuracy before projection to two tenths of a point, and it has not gone anywhere: from
 # 67 % on more than four fifths of the distance are left. Its steps have one length, 0.01, and so from 89 % on its whole path is shorter than the
 # way it would have to go; and most of the path is to and fro. A network that has kept its function by staying at home says nothing about whether
 # there is a path.
@@ -707,7 +707,7 @@ plt.show()
 if scale.name == "cpu":
     code = rows[rows.method == "FIP, code"]
     assert (mean("FIP, code", "left")[1:] > 0.8).all()
-    assert (abs(code.before - code.dense) < 0.001).all()
+    assert (abs(code.before - code.dense) < 0.002).all()
     assert (mean("FIP, code", "drift_before") < 1e-4).all()
     assert np.allclose(code.length, 0.01 * scale.steps, rtol=1e-3)
     assert ((code.apart / code.left)[code.fraction > 0.8] > code.length.max()).all()  # the distance at the start
@@ -818,12 +818,14 @@ table.index = pd.Index([f"{p:.1%}" for p in scale.fractions], name="zeros")
 display(Markdown(table.to_markdown()))
 
 # %% [markdown]
-# Labels are worth little, and only where there is little to repair: up to 98.7 % they add a fraction of a point. Up to 89 % fine-tuning even improves on
-# the dense network, which those who copy its outputs can hardly do. Beyond 98.7 %, staying close is as good as staying accurate.
+# Labels are worth little, and only where there is little to repair: up to 96 % they add a fraction of a point. Up to 89 % fine-tuning even improves on
+# the dense network, which those who copy its outputs can hardly do. Beyond 96 %, staying close is as good as staying accurate.
 #
-# The walk is worth nothing that three seeds can show. Its difference from distillation is within a few tenths of a point
-# everywhere, of either sign. At this budget a functionally invariant path to sparsity is as good as pruning followed by
-# distillation, and no better; it needs, for each step, a projection more.
+# The tuned walk is worth little that five seeds can show. Its difference from distillation is within a tenth of a point up to 99.1 %, of
+# either sign; at 99.4 % it is four tenths ahead, with an interval that includes zero. There the paper's own settings, with distances averaged,
+# are ahead by 0.8 points and the interval excludes zero: where a fixed mask costs most, it may pay to let the mask move. Up to 96 % the same
+# settings lose to a fixed mask. So at this budget a functionally invariant path to sparsity is about as good as pruning followed by
+# distillation; it needs, for each step, a projection more.
 
 # %%
 if scale.name == "cpu":
@@ -831,10 +833,14 @@ if scale.name == "cpu":
     low, high = figures.bootstrap_interval(labels)
     assert (mean("fine-tuning") > full)[:3].all()
     assert (held < full + 0.001).all()
-    assert (low > 0)[:5].all()
+    assert (low > 0)[:4].all()
     assert (labels.mean(axis=0) < 0.004).all()
-    assert not (low > 0)[5:].any()
-    assert (abs(walked.mean(axis=0)) < 0.003).all()
+    assert not (low > 0)[4:].any()
+    assert (abs(walked.mean(axis=0)) < 0.002)[:-1].all()
+    by_paper = figures.bootstrap_interval(pairs["outputs: the paper's walk (mean) minus the mask held"])
+    assert (by_paper[0] > 0)[-1]
+    assert (by_paper[1] < 0)[:4].all()
+    assert not (figures.bootstrap_interval(walked)[0] > 0)[-1]
     assert len({*np.sign(walked.mean(axis=0))}) == 2
 
 # %% [markdown]
@@ -929,10 +935,10 @@ Markdown(
 #   89 % FIP's best is an edge, its smallest rate and penalty; there all that is near it is within a few tenths of a point.
 # - **The ticket** is trained by Adam for two epochs a round; in the paper, by SGD for 40 with the last layer exempt from pruning.
 # - **Sparsity** here is a count of zeros. That a sparse matrix saves memory or time on a device is another matter.
-# - **Seeds.** Three: a percentile bootstrap of three is narrow, and an interval that just excludes zero says little.
+# - **Seeds.** Five: a percentile bootstrap of five is narrow, and an interval that just excludes zero says little.
 #
 # Next, not run: a penalty that falls along the walk, so that it is the function first and the zeros last that decide; the same walk with the
-# labels' loss in place of the outputs; the authors' settings with four times the steps; exact directions in place of Adam; five seeds; and
+# labels' loss in place of the outputs; the authors' settings with four times the steps; exact directions in place of Adam; and
 # ResNet-20 and DeiT, the other networks that the paper makes sparse.
 #
 # ## Exercises
