@@ -583,158 +583,24 @@ if scale.name == "quick":
     METHODS = ["fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay"]
 
 # %% tags=["hide-input"]
-SEARCHED = {
-    "fine-tuning": [
-        [0.001, 0.0],
-        [0.003, 0.0],
-        [0.01, 0.0],
-        [0.03, 0.0],
-        [0.0003, 0.0],
-        [0.0001, 0.0],
-        [0.0005, 0.0],
-        [0.002, 0.0],
-    ],
-    "joint": [
-        [0.003, 1.0],
-        [0.01, 1.0],
-        [0.03, 1.0],
-        [0.1, 1.0],
-        [0.02, 1.0],
-        [0.05, 1.0],
-        [0.03, 0.3],
-        [0.03, 3.0],
-    ],
-    "FIP, squared": [
-        [0.01, 0.1],
-        [0.01, 1.0],
-        [0.03, 0.1],
-        [0.03, 1.0],
-        [0.003, 0.1],
-        [0.003, 1.0],
-        [0.003, 0.3],
-        [0.01, 0.3],
-    ],
-    "FIP, KL": [
-        [0.01, 1.0],
-        [0.01, 10.0],
-        [0.03, 1.0],
-        [0.03, 10.0],
-        [0.003, 10.0],
-        [0.003, 30.0],
-        [0.003, 100.0],
-        [0.001, 30.0],
-    ],
-    "FIP, Hellinger": [
-        [0.01, 10.0],
-        [0.01, 100.0],
-        [0.03, 10.0],
-        [0.03, 100.0],
-        [0.003, 30.0],
-        [0.003, 100.0],
-        [0.003, 10.0],
-        [0.001, 100.0],
-    ],
-    "FIP, Bhattacharyya": [
-        [0.01, 10.0],
-        [0.01, 100.0],
-        [0.03, 10.0],
-        [0.03, 100.0],
-        [0.003, 30.0],
-        [0.003, 100.0],
-        [0.003, 10.0],
-        [0.001, 100.0],
-    ],
-    "FIP, exact": [
-        [1.0, 0.0025],
-        [0.2, 0.0025],
-        [1.0, 0.01],
-        [0.2, 0.01],
-        [0.05, 0.01],
-        [0.02, 0.01],
-        [0.05, 0.04],
-        [0.02, 0.04],
-    ],
-    "replay": [
-        [0.01, 1.0],
-        [0.01, 10.0],
-        [0.03, 1.0],
-        [0.03, 10.0],
-        [0.003, 10.0],
-        [0.003, 30.0],
-        [0.003, 3.0],
-        [0.001, 30.0],
-    ],
-    "DER++": [
-        [0.01, 0.3],
-        [0.01, 3.0],
-        [0.03, 0.3],
-        [0.03, 3.0],
-        [0.003, 0.3],
-        [0.003, 1.0],
-        [0.003, 3.0],
-        [0.01, 1.0],
-    ],
-    "LwF": [
-        [0.01, 1.0],
-        [0.01, 10.0],
-        [0.03, 1.0],
-        [0.03, 10.0],
-        [0.003, 1.0],
-        [0.001, 1.0],
-        [0.003, 3.0],
-        [0.001, 3.0],
-    ],
-    "EWC": [
-        [0.01, 100.0],
-        [0.01, 1_000.0],
-        [0.01, 10_000.0],
-        [0.03, 1_000.0],
-        [0.003, 1_000.0],
-        [0.003, 3_000.0],
-        [0.003, 300.0],
-        [0.001, 3_000.0],
-    ],
-    "L2": [
-        [0.01, 0.01],
-        [0.01, 0.1],
-        [0.01, 1.0],
-        [0.03, 0.1],
-        [0.003, 0.1],
-        [0.003, 0.3],
-        [0.001, 0.1],
-        [0.01, 0.03],
-    ],
-    "GEM": [
-        [0.003, 0.5],
-        [0.01, 0.0],
-        [0.01, 0.5],
-        [0.03, 0.5],
-        [0.001, 0.5],
-        [0.003, 1.0],
-        [0.002, 0.5],
-        [0.003, 0.0],
-    ],
-    "A-GEM": [
-        [0.003, 0.0],
-        [0.01, 0.0],
-        [0.03, 0.0],
-        [0.1, 0.0],
-        [0.001, 0.0],
-        [0.0003, 0.0],
-        [0.0005, 0.0],
-        [0.002, 0.0],
-    ],
-    "OGD": [
-        [0.001, 0.0],
-        [0.003, 0.0],
-        [0.01, 0.0],
-        [0.03, 0.0],
-        [0.0003, 0.0],
-        [0.0005, 0.0],
-        [0.002, 0.0],
-        [0.0001, 0.0],
-    ],
+SEARCHED = {  # rate:strength
+    "fine-tuning": "0.001:0 0.003:0 0.01:0 0.03:0 0.0003:0 0.0001:0 0.0005:0 0.002:0",
+    "joint": "0.003:1 0.01:1 0.03:1 0.1:1 0.02:1 0.05:1 0.03:0.3 0.03:3",
+    "FIP, squared": "0.01:0.1 0.01:1 0.03:0.1 0.03:1 0.003:0.1 0.003:1 0.003:0.3 0.01:0.3",
+    "FIP, KL": "0.01:1 0.01:10 0.03:1 0.03:10 0.003:10 0.003:30 0.003:100 0.001:30",
+    "FIP, Hellinger": "0.01:10 0.01:100 0.03:10 0.03:100 0.003:30 0.003:100 0.003:10 0.001:100",
+    "FIP, Bhattacharyya": "0.01:10 0.01:100 0.03:10 0.03:100 0.003:30 0.003:100 0.003:10 0.001:100",
+    "FIP, exact": "1:0.0025 0.2:0.0025 1:0.01 0.2:0.01 0.05:0.01 0.02:0.01 0.05:0.04 0.02:0.04",
+    "replay": "0.01:1 0.01:10 0.03:1 0.03:10 0.003:10 0.003:30 0.003:3 0.001:30",
+    "DER++": "0.01:0.3 0.01:3 0.03:0.3 0.03:3 0.003:0.3 0.003:1 0.003:3 0.01:1",
+    "LwF": "0.01:1 0.01:10 0.03:1 0.03:10 0.003:1 0.001:1 0.003:3 0.001:3",
+    "EWC": "0.01:100 0.01:1000 0.01:10000 0.03:1000 0.003:1000 0.003:3000 0.003:300 0.001:3000",
+    "L2": "0.01:0.01 0.01:0.1 0.01:1 0.03:0.1 0.003:0.1 0.003:0.3 0.001:0.1 0.01:0.03",
+    "GEM": "0.003:0.5 0.01:0 0.01:0.5 0.03:0.5 0.001:0.5 0.003:1 0.002:0.5 0.003:0",
+    "A-GEM": "0.003:0 0.01:0 0.03:0 0.1:0 0.001:0 0.0003:0 0.0005:0 0.002:0",
+    "OGD": "0.001:0 0.003:0 0.01:0 0.03:0 0.0003:0 0.0005:0 0.002:0 0.0001:0",
 }
+SEARCHED = {m: [[float(x) for x in pair.split(":")] for pair in row.split()] for m, row in SEARCHED.items()}
 
 # %%
 one_seed = dataclasses.replace(scale, seeds=1)
@@ -863,9 +729,9 @@ display(Markdown(table.to_markdown(index=False)))
 # {numref}`fig-continual-published` shows the walk. With the authors' settings our network keeps more of the digits than theirs and
 # learns the clothes more slowly, as does fine-tuning; the sum of both is a little above theirs. So the algorithm does what the
 # paper says it does. But the published learning rate is a careful one. The tuned FIP, on the same network, memories
-# and number of steps, has three times the rate, is ahead on *both* tasks, and comes within a point of joint training, which
-# keeps the whole first task. The distance that the search chose among the four is the squared one, by less than a tenth of a point before
-# Kullback–Leibler: the best FIP here is Dark Experience Replay.
+# and number of steps, takes ten times larger steps, reaches on the clothes what joint training reaches, and gives up little
+# of the digits for it. The distance that the search chose among the four is the squared one: the best FIP here
+# is Dark Experience Replay.
 
 
 # %%
@@ -883,12 +749,10 @@ if scale.name == "cpu":
     assert slow.on_second < 0.878
     assert 1.813 < 2 * ours["mean"] < 1.83
     assert 2 * better["mean"] > 1.813 + 0.03
-    assert better.on_second > ours.on_second + 0.02
-    assert better.on_first > ours.on_first + 0.01
-    assert 0 < ceiling["mean"] - better["mean"] < 0.01
+    assert better.on_second > ceiling.on_second - 0.01
+    assert 0 < ceiling["mean"] - better["mean"] < 0.015
     assert tuned == "FIP, squared"
-    assert best["mean"]["FIP, squared"] - best["mean"]["FIP, KL"] < 0.001
-    assert chosen[tuned][0] == 0.003
+    assert chosen[tuned][0] == 0.01
 
 # %% [markdown]
 # ## The same memory for all
@@ -1097,6 +961,7 @@ def cost(config, key):
     return {"metrics": ratios, "data": tasks(config)[2]}
 
 
+# %%
 timed = {m: chosen[m] for m in ("fine-tuning", "FIP, Bhattacharyya")}
 grid = [{**common, "settings": timed, "lengths": scale.lengths, "repeats": scale.repeats}]
 costs = wm.sweep("continual_cost", cost, grid, three_seeds)
@@ -1171,20 +1036,18 @@ Markdown(
 #   on. *Three epochs of 60,000* is the number of steps, 1,800 of 100 images.
 # - **λ.** The text of the paper gives λ = 1 for two tasks; the authors' code sums the distances over its memories. Our reading
 #   of the two together is λ = 50 on the mean over 50 memories.
-# - **Tuning.** Five settings for each method, one seed, one epoch, 50 memories. The same settings then serve three
-#   epochs. Where the best of the five lies at the edge of what was searched, as it often does (the table above
-#   shows all), a wider search might raise that method further, the rivals as well as FIP.
+# - **Tuning.** Eight settings for each method on one seed and the best three on a second, one epoch, 50 memories. The same settings then
+#   serve three epochs and other numbers of memories. Where the best lies at the edge of what was searched (the table above shows all), a
+#   wider search might raise that method further, the rivals as well as FIP.
 # - **Exact directions** were tuned over β and the step's length alone; the dimension of the basis, the momentum, the schedule
 #   and the choice of the metric were fixed before anything was measured.
-# - **Seeds.** Three for the published settings, and one, that of the search, for the comparison with the rivals, which therefore decides
-#   no claim. Further seeds can be added without repeating any run.
-# - **Memories** are drawn at random, not by class or by how much they tell. Fifty is the one number of them that was run; the paper's
-#   500, what λ is worth, and the walks in their principal plane are not measured yet.
+# - **Seeds.** Five, and three where the number of memories and λ vary. The first two are those of the search, which saw their validation images.
+# - **Memories** are drawn at random, not by class or by how much they tell, and beyond fifty a step looks at fifty of them at a time.
+#   With 500, exact directions, the anchor without images and two of the distances were left out.
 # - **One pair of tasks, in one order.** A second task that contradicted the first would leave less room.
 #
 # ## Next
 #
-# - More seeds for the comparison; 10 to 1,000 memories, the paper's 500 among them; the dependence on λ; the plane of the paths.
 # - More tasks in sequence, and the transformers of the paper's Fig. 2, are later chapters of this part.
 # - The best settings lie between keeping and learning at a point that validation images of *both* tasks chose. A method that
 #   finds it without looking at the first task again, from the drift on its memories alone, is not in the paper, and wanted.

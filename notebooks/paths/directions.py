@@ -700,13 +700,15 @@ display(Markdown((100 * chosen).to_markdown(floatfmt=".1f")))
 # and fro: after fifty steps of 0.2 it had come 0.7 from its start. The claim that rests on it fails for this reason, and stands
 # as failed in the table of verdicts, beside the one that replaced it before its runs.
 
+
+# %%
+def mean_at(method, name):
+    """The mean of a metric over seeds."""
+    return runs_of(method)[name].mean()
+
+
 # %%
 if scale.name == "cpu":
-
-    def mean_at(method, name):
-        """The mean of a metric over seeds."""
-        return runs_of(method)[name].mean()
-
     near = {m: mean_at(m, "drift near") for m in METHODS}
     end = {m: mean_at(m, "drift far") for m in METHODS}
     assert 0.35 < near["random line"] - near["flat line"] < 0.45  # a factor of 2.5
@@ -797,7 +799,7 @@ assert error < 1e-8
 # the plain geometry of the weights. It is as straight as a path can be that does not change the function.
 #
 # `wm.geodesic` integrates the equation with an adaptive method; here once from any start and once from a flat one, beside the
-# straight lines with the same starts.
+# straight lines with the same starts ({numref}`fig-directions-geodesic`).
 
 # %%
 with jax.enable_x64(True):
@@ -936,7 +938,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# Time and memory grow as the number of weights, as they should. But the best direction costs 120 to 170 gradients, not forty as we
+# In {numref}`fig-directions-cost` time and memory grow as the number of weights, as they should. But the best direction costs 120 to 170 gradients, not forty as we
 # had claimed. The twenty products are forty of these. The rest is orthogonalisation: each new vector is made orthogonal to
 # the basis, twice, and that reads the basis several times while a gradient on fifty inputs reads the weights a few times. It
 # does not grow with the number of inputs, and beside a memory of a thousand would hardly be seen ({doc}`metric` has the cost of a product there). In
