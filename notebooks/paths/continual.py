@@ -619,8 +619,18 @@ search = wm.sweep("continual_tuning", tune, grid, one_seed)
 finals = search.sort_values("mean", ascending=False).groupby("method").head(3)
 grid = [{**common, "method": m, "setting": s} for m, s in zip(finals.method, finals.setting, strict=True)]
 finals = wm.sweep("continual_tuning", tune, grid, dataclasses.replace(scale, seeds=min(2, scale.seeds)))
-finals = finals.assign(key=finals.setting.map(str)).groupby(["method", "key"]).agg({"setting": "first", "mean": "mean"})
-best = finals.loc[finals.groupby("method")["mean"].idxmax()].reset_index("key").sort_index()
+
+
+# %%
+def best_of(frame):
+    """The setting of each method with the best mean over the seeds that it was tried on."""
+    tried = (
+        frame.assign(key=frame.setting.map(str)).groupby(["method", "key"]).agg({"setting": "first", "mean": "mean"})
+    )
+    return tried.loc[tried.groupby("method")["mean"].idxmax()].reset_index("key").sort_index()
+
+
+best = best_of(finals)
 chosen = {m: list(best.setting[m]) for m in METHODS}
 
 
@@ -807,32 +817,39 @@ table = pd.DataFrame(
 display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
-# {numref}`fig-continual-rivals` is the comparison that the paper lacks, on one seed, the one on which the settings were chosen: read it
-# as a first measurement. {numref}`fig-continual-along` shows the walks. From below there are the methods that hardly hold
-# anything (fine-tuning at its lowest rate, A-GEM, OGD, LwF, the last of which has no image of a digit); then the anchors in
-# weight space, L2 and EWC; then all that look at fifty digits in every step, within two points of each other. FIP by any distance
-# is above EWC, GEM, A-GEM and OGD, and of the four distances the squared one, which is Dark Experience Replay, is the best by a hair. Only DER++, which
-# looks at the labels of the same memories as well, stands higher among those that do not keep the whole first task. Bhattacharyya's distance and Hellinger's cannot be told
-# apart, having one Hessian and small distances.
+# {numref}`fig-continual-rivals` is the comparison that the paper lacks, and {numref}`fig-continual-along` shows the walks. From
+# below there are the methods that hold little: fine-tuning, A-GEM, OGD, and LwF, which has no image of a digit. Then come L2, replay, GEM and
+# EWC, within about a point of each other. EWC, which a table of the paper has at 45 % where FIP has 82.5 % (on twenty tasks of split CIFAR, its
+# number from the literature), is here the best of them: tuned, and with the Fisher diagonal of the same fifty images. (At three times its strength it was better still on one seed, and diverged on another.)
 #
-# Exact directions do not pay here. They cost several times the seconds and end below penalised descent by the same divergence: they learn
+# All FIP is above all of these, as the paper has it; with its own distance the lead over EWC is three tenths of a point. And the distances are not alike.
+# The *squared* one, on logits, is a point or more above the three that compare probabilities, and within half a point of
+# joint training, which keeps 55,000 digits where it keeps fifty. A probability hardly tells how sure the network was once it is sure; a logit does. So
+# the best of FIP is the one member of its family that the paper does not name, Dark Experience Replay. DER++, which looks at the labels
+# as well, adds nothing to it that five seeds can show. Bhattacharyya's distance and Hellinger's cannot be told apart, having one Hessian and small
+# distances.
+#
+# Exact directions do not pay here. They cost several times the seconds and end half a point below penalised descent by the same divergence: they learn
 # the clothes a little better and let more of the digits go. A quadratic model, however exact, knows of the function only what the
 # weights before a step tell; the penalty looks at the distance itself.
 
 # %%
 if scale.name == "cpu":
-    of = rows.set_index("method")["mean"]
-    looking = ["GEM", "replay", "DER++", "FIP, exact", *DISTANCES]
-    for fip in DISTANCES:
-        assert of[fip] > max(of[["EWC", "GEM", "A-GEM", "OGD", "L2", "LwF"]])
-    assert of.drop("joint").idxmax() == "DER++"
-    assert of[list(DISTANCES)].idxmax() == "FIP, squared"
-    assert max(of[["fine-tuning", "A-GEM", "OGD", "LwF"]]) < min(of[["L2", "EWC"]])
-    assert max(of[["L2", "EWC"]]) < min(of[looking])
-    assert max(of[looking]) - min(of[looking]) < 0.02
+    of = rows.groupby("method")["mean"].mean()
+    held = ["L2", "replay", "GEM", "EWC"]
+    assert max(of[["fine-tuning", "A-GEM", "OGD", "LwF"]]) < min(of[held])
+    assert max(of[held]) - min(of[held]) < 0.012
+    assert of[held].idxmax() == "EWC"
+    assert min(of[["FIP, exact", *DISTANCES]]) > of["EWC"]
+    assert 0.002 < of["FIP, Bhattacharyya"] - of["EWC"] < 0.004
+    assert of["FIP, squared"] - max(of[["FIP, KL", "FIP, Hellinger", "FIP, Bhattacharyya"]]) > 0.01
+    assert 0 < of["joint"] - of["FIP, squared"] < 0.005
     assert abs(of["FIP, Hellinger"] - of["FIP, Bhattacharyya"]) < 0.001
-    first, second = (rows.set_index("method")[m] for m in ("on_first", "on_second"))
-    assert of["FIP, exact"] < of["FIP, KL"]
+    by_seed = rows.pivot(index="seed", columns="method", values="mean")
+    low, high = figures.bootstrap_interval((by_seed["DER++"] - by_seed["FIP, squared"]).to_numpy())
+    assert low < 0 < high
+    first, second = (rows.groupby("method")[m].mean() for m in ("on_first", "on_second"))
+    assert 0.004 < of["FIP, KL"] - of["FIP, exact"] < 0.007
     assert first["FIP, exact"] < first["FIP, KL"]
     assert second["FIP, exact"] > second["FIP, KL"]
 
@@ -852,13 +869,26 @@ plt.show()
 
 # %% [markdown]
 # ## How much memory, and how strong
+#
+# Beyond fifty memories a step looks at fifty of them, drawn anew each time, so that the penalty is noisier than before and wants other
+# settings. The three best of the search are tried once more with 500, on validation images, and the best of them serves 500 and 1,000.
 
 # %%
 KEPT = [m for m in METHODS if m in ("FIP, Bhattacharyya", "FIP, squared", "replay")]
 left_out = ("fine-tuning", "joint", "FIP, exact", "L2", "FIP, KL", "FIP, Hellinger")
 sized = [(n, m) for n in scale.sizes for m in METHODS if m in KEPT or (n == 500 and m not in left_out)]
-grid = [{**common, "memories": n, "method": m, "setting": chosen[m]} for n, m in sized]
+many = dict(chosen)
+if 500 in scale.sizes:
+    again = finals[(finals.seed == 0) & ~finals.method.isin(left_out)]
+    grid = [
+        {**common, "memories": 500, "method": m, "setting": s} for m, s in zip(again.method, again.setting, strict=True)
+    ]
+    again = wm.sweep("continual_tuning", tune, grid, one_seed)
+    many |= {m: list(s) for m, s in best_of(again).setting.items()}
+grid = [{**common, "memories": n, "method": m, "setting": (many if n >= 500 else chosen)[m]} for n, m in sized]
 memory = wm.sweep("continual_memory", evaluate, grid, three_seeds)
+
+# %%
 grid = [
     {**common, "method": m, "setting": [chosen[m][0], s * chosen[m][1]]}
     for m in KEPT for s in scale.strengths if m != "replay"
