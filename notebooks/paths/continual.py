@@ -705,7 +705,7 @@ def in_points(values):
     return "{:.1f} [{:.1f}, {:.1f}]".format(*points(values))
 
 
-# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path, from the base network on: the authors' settings, a tuned FIP, fine-tuning and joint training. All twenty outputs compete. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-published"}, "image": {"alt": "Two panels against the number of steps: accuracy on digits falls steeply for fine-tuning and stays high for the others, accuracy on clothes rises for all."}}
+# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path, from the base network on: the authors' settings, a tuned FIP, fine-tuning and joint training. All twenty outputs compete. The axis begins at one half. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-published"}, "image": {"alt": "Two panels against the number of steps: accuracy on digits falls steeply for fine-tuning and stays high for the others, accuracy on clothes rises for all."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
 for arm, colour in OF_ARMS.items():
     part = published[published.arm == arm]
@@ -714,8 +714,8 @@ for arm, colour in OF_ARMS.items():
         figures.accuracy_curve(ax, at, along(part, what), colour=colour, label=arm, marker="")
 for ax, name in zip(axes, NAMES, strict=True):
     ax.set(title=name, xlabel="step")
-axes[0].set_ylabel("test accuracy")
-axes[0].legend(fontsize=9)
+axes[0].set(ylabel="test accuracy", ylim=(0.5, 1) if scale.name == "cpu" else None)
+axes[1].legend(fontsize=9)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -897,7 +897,7 @@ strength = wm.sweep("continual_strength", evaluate, grid, three_seeds)
 
 # %% mystnb={"figure": {"caption": "What memory and λ are worth: mean accuracy on both tasks against the number of memories, left, and against λ at the tuned learning rate, right. Means over three seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-memory"}, "image": {"alt": "Two panels on logarithmic axes: mean accuracy against the number of memories for three methods, and against the strength of the penalty for two."}}
 both = pd.concat([memory, rows[rows.seed < three_seeds.seeds]])
-fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 for method in KEPT:
     part = both[both.method == method].pivot(index="seed", columns="memories", values="mean")
     figures.accuracy_curve(axes[0], part.columns, part, colour=COLOURS[method], label=method)
@@ -919,8 +919,32 @@ if 500 in scale.sizes:
     display(Markdown(table.to_markdown()))
 
 # %% [markdown]
-# RESULTS-MEMORY
+# {numref}`fig-continual-memory`, left: from ten memories to fifty the gain is four to nine points, one for each class being little; from fifty
+# to 500, the paper's number, another point for FIP with the authors' distance and half as much for the squared one; beyond that nothing. Replay
+# gains most, so that with 500 memories it is hardly behind, and so are GEM and EWC (the table is for 500): where there are
+# images enough, labels serve as well as outputs. The settings mattered more than the method: with those of fifty memories, FIP by
+# Bhattacharyya's distance had fallen by four points on validation images, and another λ of its own search brought it to the front.
 #
+# Right: over two decades λ hardly matters, and one step further the walk diverges. The paper's λ = 1, a sum over fifty memories and so 50 on this
+# axis, is on the plateau, close to its end.
+
+# %%
+if scale.name == "cpu":
+    of_size = both.groupby(["memories", "method"])["mean"].mean().unstack()
+    gain = of_size.diff()[KEPT]
+    assert gain.loc[50].between(0.04, 0.095).all()
+    assert 0.007 < gain.loc[500, "FIP, Bhattacharyya"] < 0.012
+    assert gain.loc[1_000].abs().max() < 0.002
+    assert gain.loc[500].idxmax() == "replay"
+    at_500 = of_size.loc[500].dropna()
+    assert at_500["FIP, Bhattacharyya"] - at_500[["EWC", "replay", "GEM"]].min() < 0.005
+    validated = again[again.method == "FIP, Bhattacharyya"]["mean"]
+    assert validated.max() - validated.min() > 0.025
+    of_strength = strength.assign(strength=[s[1] for s in strength.setting]).groupby(["method", "strength"])["mean"]
+    assert (of_strength.mean().groupby("method").nlargest(3).groupby(level=0).agg(np.ptp) < 0.015).all()
+    assert (of_strength.min().groupby("method").min() < 0.1).all()
+
+# %% [markdown]
 # ## In weight space
 
 
@@ -942,14 +966,14 @@ def plane(config, key):
 DRAWN = [m for m in METHODS if m in ("fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay", "L2", "joint")]
 grid = [{**common, "methods": [[m, chosen[m]] for m in DRAWN]}]
 planes = wm.sweep("continual_plane", plane, grid, three_seeds)
-fig, ax = plt.subplots(figsize=(6.2, 4.4))
+fig, ax = plt.subplots(figsize=(6.6, 3.2))
 run = planes.iloc[0]
 for method in DRAWN:
     line = np.array(run[method])
-    ax.plot(*line.T, marker="o", ms=3.5, color=COLOURS[method])
-    ax.annotate(method, line[-1], xytext=(5, 3), textcoords="offset points", color=COLOURS[method], fontsize=9)
+    under = {"lw": 4, "zorder": 1} if method == "replay" else {}
+    ax.plot(*line.T, marker="o", ms=3.5, color=COLOURS[method], label=method, **under)
 ax.plot(*np.array(run[DRAWN[0]])[0], "k*", ms=11)
-ax.margins(x=0.16)
+ax.legend(fontsize=8, loc="upper right")
 ax.set(xlabel="first principal direction", ylabel="second principal direction", aspect="equal")
 plt.show()
 
@@ -962,8 +986,19 @@ Markdown(
 )
 
 # %% [markdown]
-# RESULTS-PLANE
-#
+# In {numref}`fig-continual-plane` FIP and replay walk side by side, though one remembers outputs and the other labels: their ends are a
+# third as far from each other as from the start. The exact walk takes another way. Joint training goes three times as far as any of them, with
+# its high rate and all the digits. The anchored walk of L2 goes out and is pulled back; what it loses of the digits on the way out,
+# all of them ({numref}`fig-continual-along`), returns with it. So much for *invariant*: of a path it says more than its end does.
+
+# %%
+if scale.name == "cpu":
+    assert apart.loc["FIP, Bhattacharyya", "replay"] < 0.35 * rows[rows.method == "replay"].displacement.mean()
+    reached = rows.groupby("method").displacement.mean()
+    assert reached["joint"] > 2.5 * reached["FIP, Bhattacharyya"]
+    assert along(rows[rows.method == "L2"], "first").min() < 0.05
+
+# %% [markdown]
 # ## What a step costs
 #
 # A step of fine-tuning passes 100 images through the network and back. One of FIP passes 50 memories with them, whose old outputs are known,
@@ -1004,21 +1039,33 @@ Markdown(
 # %% [markdown]
 # ## Verdict
 #
-# The claims below were written down before the runs, and are those that three seeds decide: they concern the published settings and
-# the tuned walk over 1,800 steps.
+# The claims below were written down before the runs.
 
 # %%
 every = {"continual_published": published, "continual": rows, "continual_memory": memory}
 judged = verdicts.verdict_table("paths/continual", scale.name, rows=every)
 display(Markdown(judged.to_markdown(index=False)))
 if scale.name == "cpu":
-    assert judged.verdict.tolist() == ["partly", "reproduced", "reproduced", "holds"]
+    said = [
+        "partly",
+        "reproduced",
+        "reproduced",
+        "holds",
+        "reproduced",
+        "holds",
+        "does not hold",
+        "partly",
+        "does not hold",
+    ]
+    assert judged.verdict.tolist() == [*said, "holds", "reproduced"]
     assert abs(slow.displacement - ours.displacement) < 0.05
 
 # %% [markdown]
 # Ours keeps more of the digits and learns less of the clothes than the authors' network did, so that the first claim is met in
 # one half. A walk that keeps the function does not go farther than one that does not: the two end equally far from
-# their start.
+# their start. The paper's main claim for convolutional networks, that FIP meets or exceeds the older methods, stands in every one of 24
+# comparisons, against rivals that were given the same memory and the same search. What we had expected beyond the paper failed three
+# times: labels add nothing to stored logits that we can show, the distance does matter, and exact directions do not pay.
 #
 # ## The paper's own scale, traced
 #
