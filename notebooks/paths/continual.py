@@ -637,7 +637,7 @@ chosen = {m: list(best.setting[m]) for m in METHODS}
 # %% tags=["hide-input"]
 def in_words(setting):
     """A setting: the rate, and the strength unless there is none."""
-    return f"{setting[0]:g}" + (f", {setting[1]:g}" if setting[1] else "")
+    return f"{setting[0]:g}" + (f"/{setting[1]:g}" if setting[1] else "")
 
 
 table = pd.DataFrame(
@@ -658,7 +658,7 @@ table = pd.DataFrame(
 display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
-# The rate, the strength and, after the colon, the mean accuracy in per cent; 0.0 is a walk that diverged. A low rate keeps and a high rate
+# The rate/the strength and, after the colon, the mean accuracy in per cent; 0.0 is a walk that diverged. A low rate keeps and a high rate
 # learns, and where the mechanism is weak (A-GEM, OGD, fine-tuning) little but the rate is left to keep anything. The best rate of
 # nearly every method that looks at its memories is 0.003, with lower and higher ones searched.
 #
@@ -733,7 +733,7 @@ table = pd.DataFrame(
         for part in [published[published.arm == arm]]
     ]
 )
-display(Markdown(table.to_markdown(index=False)))
+display(Markdown(table.to_markdown(index=False, disable_numparse=True)))
 
 # %% [markdown]
 # {numref}`fig-continual-published` shows the walk. With the authors' settings our network keeps more of the digits than theirs and
@@ -922,8 +922,8 @@ if 500 in scale.sizes:
 # {numref}`fig-continual-memory`, left: from ten memories to fifty the gain is four to nine points, one for each class being little; from fifty
 # to 500, the paper's number, another point for FIP with the authors' distance and half as much for the squared one; beyond that nothing. Replay
 # gains most, so that with 500 memories it is hardly behind, and so are GEM and EWC (the table is for 500): where there are
-# images enough, labels serve as well as outputs. The settings mattered more than the method: with those of fifty memories, FIP by
-# Bhattacharyya's distance had fallen by four points on validation images, and another λ of its own search brought it to the front.
+# images enough, labels serve as well as outputs. The settings matter more than the method: with the λ of fifty memories FIP by
+# Bhattacharyya's distance is three points lower on validation images than with another one of its search.
 #
 # Right: over two decades λ hardly matters, and one step further the walk diverges. The paper's λ = 1, a sum over fifty memories and so 50 on this
 # axis, is on the plateau, close to its end.
@@ -1096,7 +1096,7 @@ def work(memories, batch, widths, units):
 # %%
 settings = (paper["batch"], paper["widths"], paper["units"])
 step_of = {"fine-tuning": work(0, *settings), "FIP": work(paper["memories"], *settings)}
-runs = paper["seeds"] * (len(SEARCHED) + len(ARMS)) + sum(map(len, SEARCHED.values()))
+runs = paper["seeds"] * (len(SEARCHED) + len(ARMS)) + sum(len(row) + 3 for row in SEARCHED.values())
 total = runs * paper["steps"] * step_of["FIP"]
 Markdown(
     f"A step of fine-tuning is {step_of['fine-tuning'] / 1e9:.1f} GFLOP, and one of FIP with {paper['memories']} memories "
@@ -1118,6 +1118,9 @@ Markdown(
 #   wider search might raise that method further, the rivals as well as FIP.
 # - **Exact directions** were tuned over β and the step's length alone; the dimension of the basis, the momentum, the schedule
 #   and the choice of the metric were fixed before anything was measured.
+# - **What was changed after a look.** EWC's first setting diverged on one seed in five, so that every method got a second seed for its
+#   search. The first runs with 500 memories had the settings of fifty, with which FIP by the authors' distance lost three points; every method got a
+#   search with 500. The settings, not the claims, were changed, for all methods alike and on validation images.
 # - **Seeds.** Five, and three where the number of memories and λ vary. The first two are those of the search, which saw their validation images.
 # - **Memories** are drawn at random, not by class or by how much they tell, and beyond fifty a step looks at fifty of them at a time.
 #   With 500, exact directions, the anchor without images and two of the distances were left out.

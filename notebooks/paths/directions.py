@@ -973,7 +973,7 @@ def traced(units, inputs):
 # %%
 gradient_flops, product_flops = traced(tuple(paper["units"]), paper["memory"])
 a_step = paper["dimension"] * product_flops + (1 + paper["memory"] / 100) * gradient_flops
-runs = 3 * paper["seeds"] + 2 * len(paper["lambdas"])  # two kinds of exact directions and the flat walk, and the tuning
+runs = (3 + len(paper["inertia"])) * paper["seeds"] + 2 * len(paper["lambdas"])  # exact and flat walks, the tuning
 total = runs * paper["steps"] * a_step
 paper_sizes = {"LeNet-300-100": 266_610, "ResNet-18": 11.7e6, "DeiT-B": 86e6, "BERT-base": 110e6}
 table = pd.DataFrame({

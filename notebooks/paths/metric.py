@@ -108,10 +108,9 @@ plt.show()
 #
 # $$
 # g = \frac1N \sum_{i=1}^{N} J_i^{\mathsf T} H_i\, J_i ,
-# \qquad \tfrac12\, \delta^{\mathsf T} g\, \delta \approx \text{the mean distance that the outputs move.}
 # $$ (eq-metric-definition)
 #
-# With $H = I$ it is the paper's metric of several points. Under another name it is the Gauss–Newton matrix of a loss, and with
+# and $\tfrac12\, \delta^{\mathsf T} g\, \delta$ is, to second order, the mean distance that the outputs move with the weights' movement δ. With $H = I$ it is the paper's metric of several points. Under another name it is the Gauss–Newton matrix of a loss, and with
 # the Kullback–Leibler divergence for a distance it is the Fisher matrix {cite:p}`martens2020natural`.
 #
 # The naive way is to write $J$ down. Reverse-mode differentiation gives the $m$ rows of one input at a time; stacked over the
