@@ -137,6 +137,30 @@ def test_a_plane_needs_points():
         figures.principal_plane(np.zeros((1, 5)))
 
 
+def test_paths_are_drawn_in_their_common_plane_without_changing_their_lengths():
+    rng = np.random.default_rng(5)
+    plane = np.linalg.qr(rng.normal(size=(30, 2)))[0].T
+    flat = {name: np.cumsum(np.vstack([np.zeros(2), rng.normal(size=(4, 2))]), axis=0) for name in ("a", "b")}
+    _, ax = plt.subplots()
+    share = figures.paths_in_plane(ax, {k: v @ plane for k, v in flat.items()}, {"a": "#111111", "b": "#222222"})
+    assert share == pytest.approx(1)
+    for name, line in zip(flat, ax.lines[::2], strict=True):
+        steps = np.linalg.norm(np.diff(np.transpose(line.get_data()), axis=0), axis=1)
+        np.testing.assert_allclose(steps, np.linalg.norm(np.diff(flat[name], axis=0), axis=1), rtol=1e-9)
+        assert line.get_label() == name
+    assert [line.get_color() for line in ax.lines[::2]] == ["#111111", "#222222"]
+    plt.close()
+
+
+def test_flat_paths_are_drawn_as_they_are_and_unequal_ones_refused():
+    _, ax = plt.subplots()
+    figures.paths_in_plane(ax, {"a": [[0, 0], [3, 1], [4, 4]]})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 3, 4])
+    with pytest.raises(ValueError, match="one dimension"):
+        figures.paths_in_plane(ax, {"a": np.zeros((3, 2)), "b": np.zeros((3, 5))})
+    plt.close()
+
+
 class TestManifoldInPlane:
     HISTORY = np.random.default_rng(0).normal(size=(3, 3, 2))
 

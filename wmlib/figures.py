@@ -198,6 +198,33 @@ def principal_plane(
     return centre, axes, share
 
 
+def paths_in_plane(ax: Axes, paths: Mapping[str, ArrayLike], colours: Mapping[str, str] | None = None) -> float:
+    """Draw walks from one start in the plane that holds most of all their points, the start as a star (Fig. 2d).
+
+    **Arguments:** `paths`, by name, each of shape `(points, dim)`: the movements from the start, as `Path.movements()`
+    gives them. Those of two dimensions are drawn as they are. `colours`, by the same names; default: the style's.
+
+    **Returns:** the share of the variance inside the plane.
+
+    **Raises:** `ValueError` for paths of another or of different dimensions.
+
+    **Example:**
+
+        figures.paths_in_plane(ax, {"FIP": path.movements(), "fine-tuning": other.movements()})
+    """
+    lines = {name: np.asarray(points, dtype=np.float64) for name, points in paths.items()}
+    if len({line.shape[1:] for line in lines.values()}) != 1:
+        raise ValueError(f"paths must have one dimension, got { ({k: v.shape for k, v in lines.items()}) }")
+    centre, axes, share = principal_plane(np.concatenate([*lines.values()]))
+    for name, line in lines.items():
+        if line.shape[1] > 2:
+            line = (line - centre) @ axes.T
+        ax.plot(*line.T, "o-", ms=3.5, color=None if colours is None else colours[name], label=name)
+        ax.plot(*line[0], "*", ms=11, color=_INK, zorder=4)
+    ax.set(xlabel="first principal direction", ylabel="second principal direction", aspect="equal")
+    return share
+
+
 def manifold_in_plane(
     ax: Axes,
     manifold: AbstractManifold,

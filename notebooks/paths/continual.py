@@ -968,13 +968,9 @@ grid = [{**common, "methods": [[m, chosen[m]] for m in DRAWN]}]
 planes = wm.sweep("continual_plane", plane, grid, three_seeds)
 fig, ax = plt.subplots(figsize=(6.6, 3.2))
 run = planes.iloc[0]
-for method in DRAWN:
-    line = np.array(run[method])
-    under = {"lw": 4, "zorder": 1} if method == "replay" else {}
-    ax.plot(*line.T, marker="o", ms=3.5, color=COLOURS[method], label=method, **under)
-ax.plot(*np.array(run[DRAWN[0]])[0], "k*", ms=11)
+figures.paths_in_plane(ax, {m: run[m] for m in DRAWN}, COLOURS)
+ax.lines[2 * DRAWN.index("replay")].set(lw=4, zorder=1)
 ax.legend(fontsize=8, loc="upper right")
-ax.set(xlabel="first principal direction", ylabel="second principal direction", aspect="equal")
 plt.show()
 
 # %% tags=["hide-input"]
