@@ -65,8 +65,8 @@ paper = dict(
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", images=300, validation=100, test=100, epochs=1, units=[16, 8], memory=6,
-        steps=10, dimension=6, power=[1, 30], lambdas=[0.1, 10.0], betas=[0.01, 1.0, 100.0],
-        bases=[2, 4], reference=8, solve_steps=10, sizes=[3, 4], repeats=1, inertia=[1.0],
+        steps=10, dimension=6, power=[1, 6], lambdas=[0.1], betas=[0.01, 1.0],
+        bases=[2], reference=6, solve_steps=10, sizes=[3], repeats=1, inertia=[1.0],
     ),
     cpu=dict(
         seeds=5, dataset="mnist", images=10_000, validation=2_000, test=2_000, epochs=3, units=[300, 100], memory=50,
