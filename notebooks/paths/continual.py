@@ -42,6 +42,7 @@ import optax
 import pandas as pd
 import scipy.optimize
 from IPython.display import Markdown, display
+from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
 from wmlib import figures, paths, verdicts
@@ -239,7 +240,7 @@ assert gap < 1e-5 < 1e-2 < moved
 #
 # **Check.** Dark Experience Replay, from the library's own file and through a loop that knows nothing of distances, against
 # `wm.walk` with the squared distance, step for step; Learning without Forgetting by its gradient; and the Fisher diagonal
-# of EWC against the diagonal of the dense metric.
+# of EWC against that of the metric, in every twentieth entry.
 
 # %%
 stored = jax.vmap(small)(remembered[0])
@@ -279,11 +280,18 @@ def lwf_at_one(net):
 
 
 ours, theirs = (flat(eqx.filter_jit(eqx.filter_grad(f))(there)) for f in (kept_on_new, lwf_at_one))
+error = np.abs(ours - theirs).max()
+print(f"gradient of LwF {error:.0e}")
+assert error < 1e-5 < np.abs(ours).max()
+
+# %%
 fisher = flat(wm.rivals.fisher_diagonal(operator.call, small, remembered[0]))
-dense = wm.FunctionMetric(operator.call, small, remembered[0], wm.distances.kl).as_matrix()
-errors = np.abs(ours - theirs).max(), np.abs(fisher - np.diagonal(dense)).max()
-print(f"gradient of LwF {errors[0]:.0e}, diagonal of EWC {errors[1]:.0e}")
-assert max(errors) < 1e-5 < np.abs(ours).max()
+metric = wm.FunctionMetric(operator.call, small, remembered[0], wm.distances.kl)
+zero, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, eqx.filter(small, eqx.is_inexact_array)))
+picked = np.argsort(fisher)[::-20]
+error = max(abs(fisher[i] - flat(metric.mv(unravel(zero.at[i].set(1.0))))[i]) for i in picked)
+print(f"diagonal of EWC, {len(picked)} entries {error:.0e}")
+assert error < 1e-5 < 1e-3 < fisher[picked[0]]
 
 # %% [markdown]
 # ## The rivals
