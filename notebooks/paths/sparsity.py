@@ -584,7 +584,7 @@ curves(axes[1], ["fine-tuning", "ticket", "ticket, all rounds", "FIP, tuned"])
 for ax, title in zip(axes, ("without labels", "with labels"), strict=True):
     ax.axhline(100 * (1 - rows.dense.mean()), color="#999999", lw=1, zorder=1)
     ax.set(title=title, yscale="log")
-    ax.legend(fontsize=8, loc=(0.02, 0.4) if ax is axes[0] else "upper right")
+    ax.legend(fontsize=7.5, handlelength=1.2, loc=(0.0, 0.46) if ax is axes[0] else "upper right")
 axes[0].set_ylabel("test error (%)")
 ticks = [2, 3, 5, 10, 20, 50, 90]
 axes[0].set_yticks(ticks, map(str, ticks))
