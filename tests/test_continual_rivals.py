@@ -87,7 +87,7 @@ class TestL2:
 
 
 class TestEWC:
-    def test_fisher_is_the_diagonal_of_the_dense_metric_of_kl(self, net, images):
+    def test_fisher_is_the_diagonal_of_the_metric_of_kl(self, net, images):
         metric = wm.FunctionMetric(operator.call, net, images, wm.distances.kl)
         ours = flat(rivals.fisher_diagonal(operator.call, net, images, batch=3))
         zero, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, eqx.filter(net, eqx.is_inexact_array)))

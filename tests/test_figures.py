@@ -156,7 +156,7 @@ def test_flat_paths_are_drawn_as_they_are_and_unequal_ones_refused():
     _, ax = plt.subplots()
     figures.paths_in_plane(ax, {"a": [[0, 0], [3, 1], [4, 4]]})
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 3, 4])
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="same number of coordinates"):
         figures.paths_in_plane(ax, {"a": np.zeros((3, 2)), "b": np.zeros((3, 5))})
     plt.close()
 

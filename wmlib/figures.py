@@ -213,8 +213,9 @@ def paths_in_plane(ax: Axes, paths: Mapping[str, ArrayLike], colours: Mapping[st
         figures.paths_in_plane(ax, {"FIP": path.movements(), "fine-tuning": other.movements()})
     """
     lines = {name: np.asarray(points, dtype=np.float64) for name, points in paths.items()}
-    if len({line.shape[1:] for line in lines.values()}) != 1:
-        raise ValueError(f"paths must have one dimension, got { ({k: v.shape for k, v in lines.items()}) }")
+    shapes = {name: line.shape for name, line in lines.items()}
+    if len({shape[1:] for shape in shapes.values()}) != 1:
+        raise ValueError(f"all paths must have the same number of coordinates, got the shapes {shapes}")
     centre, axes, share = principal_plane(np.concatenate([*lines.values()]))
     for name, line in lines.items():
         if line.shape[1] > 2:
