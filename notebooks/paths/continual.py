@@ -858,6 +858,9 @@ if scale.name == "cpu":
     assert of["FIP, squared"] - max(of[["FIP, KL", "FIP, Hellinger", "FIP, Bhattacharyya"]]) > 0.01
     assert 0 < of["joint"] - of["FIP, squared"] < 0.005
     assert abs(of["FIP, Hellinger"] - of["FIP, Bhattacharyya"]) < 0.001
+
+# %%
+if scale.name == "cpu":
     by_seed = rows.pivot(index="seed", columns="method", values="mean")
     low, high = figures.bootstrap_interval((by_seed["DER++"] - by_seed["FIP, squared"]).to_numpy())
     assert low < 0 < high
