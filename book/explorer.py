@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import wmlib as wm
-from wmlib.runs import read_rows
+from wmlib.lab.runs import read_rows
 
 ROOT = Path(__file__).resolve().parent
 TEMPLATE = ROOT / "explorer.template.html"

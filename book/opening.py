@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from wmlib import figures
-from wmlib.runs import read_rows
+from wmlib.lab import figures
+from wmlib.lab.runs import read_rows
 
 ROOT = Path(__file__).resolve().parent
 METHODS = {

@@ -44,11 +44,14 @@ def test_the_contents_list_every_page_once_and_no_other():
 
 def test_every_module_of_the_library_has_a_page():
     modules = {
-        path.stem
-        for path in (ROOT / "wmlib").iterdir()
-        if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+        f"{folder}/{path.stem}"
+        for folder in ("manifolds", "paths", "lab")
+        for path in (ROOT / "wmlib" / folder).glob("[!_]*.py")
     }
-    assert modules == {path.stem for path in (ROOT / "book/api").glob("*.md")} - {"index"}
+    pages = {
+        path.relative_to(ROOT / "book/api").with_suffix("").as_posix() for path in (ROOT / "book/api").rglob("*.md")
+    }
+    assert modules | {"models", "rivals", "index"} == pages
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=CHAPTER_IDS)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import wmlib as wm
-from wmlib.runs import read_rows
+from wmlib.lab.runs import read_rows
 
 BOOK = Path(__file__).parents[1] / "book"
 COMMITTED = BOOK / "static/explorer.html"

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from wmlib.runs import read_rows
+from wmlib.lab.runs import read_rows
 
 BOOK = Path(__file__).parents[1] / "book"
 

@@ -108,7 +108,7 @@ def write_inventories(app: Sphinx, config: Any) -> None:
 def resolve_name(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Element) -> nodes.Element | None:
     """Resolve the names that people write to the names that are documented.
 
-    `wm.modulate` and `wmlib.modulate` are what `wmlib.modulation` defines, `eqx.Module` is
+    `wm.modulate` and `wmlib.modulate` are what `wmlib.manifolds.modulation` defines, `eqx.Module` is
     `equinox.Module`, and `Float` in a signature is jaxtyping's.
     """
     target = node.get("reftarget", "")
@@ -504,7 +504,7 @@ class Verdicts(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        from wmlib.verdicts import verdict_table
+        from wmlib.lab.verdicts import verdict_table
 
         # The runs may have changed while the page has not, so it is written every time.
         self.env.note_reread()

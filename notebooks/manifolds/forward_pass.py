@@ -32,7 +32,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import wmlib as wm
-from wmlib import figures
+from wmlib.lab import figures
 
 figures.use_style()
 

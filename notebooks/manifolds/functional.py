@@ -31,7 +31,7 @@ import numpy as np
 import optax
 
 import wmlib as wm
-from wmlib import figures
+from wmlib.lab import figures
 
 figures.use_style()
 METRIC, PLAIN = figures.PALETTE[0], figures.PALETTE[3]

@@ -38,7 +38,7 @@ import scipy.optimize
 from IPython.display import Markdown, display
 
 import wmlib as wm
-from wmlib import figures, verdicts
+from wmlib.lab import figures, verdicts
 
 figures.use_style()
 

@@ -36,7 +36,7 @@ from matplotlib.colors import LogNorm
 from scipy.linalg import eigh, toeplitz
 
 import wmlib as wm
-from wmlib import figures
+from wmlib.lab import figures
 
 jax.config.update("jax_enable_x64", True)
 figures.use_style()

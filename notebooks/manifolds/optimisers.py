@@ -43,7 +43,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import wmlib as wm
-from wmlib import figures, verdicts
+from wmlib.lab import figures, verdicts
 
 figures.use_style()
 
@@ -1112,7 +1112,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## Verdict
 #
-# The claims stand in `book/claims/manifolds/optimisers.toml`, and `wmlib.verdicts` judges them by the rule of
+# The claims stand in `book/claims/manifolds/optimisers.toml`, and `wmlib.lab.verdicts` judges them by the rule of
 # {doc}`/book/verdicts`. *Identical* is judged as an equivalence: the whole interval of the paired difference has to lie
 # within one point of accuracy. *No meaningful improvement* is granted unless the interval lies wholly above one point.
 

@@ -39,7 +39,7 @@ from IPython.display import Markdown, display
 from jax.scipy.ndimage import map_coordinates
 
 import wmlib as wm
-from wmlib import figures, verdicts
+from wmlib.lab import figures, verdicts
 
 figures.use_style()
 
@@ -568,7 +568,7 @@ Markdown(
 # ## Verdict
 #
 # The claims stand in `book/claims/manifolds/rotated_images.toml`, each with the comparisons that would show it, and
-# `wmlib.verdicts` judges them by a rule that knows nothing of this chapter. Differences are paired: the same seed means the
+# `wmlib.lab.verdicts` judges them by a rule that knows nothing of this chapter. Differences are paired: the same seed means the
 # same angles and, as far as the methods share them, the same random choices. A comparison counts if the 95 % interval of
 # its mean difference lies wholly above zero, or below it, as the claim says; that the ellipse *keeps* its accuracy is
 # already granted if the interval does not lie wholly below. The first claim alone is twenty comparisons.

@@ -35,7 +35,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
-from wmlib import figures
+from wmlib.lab import figures
 
 jax.config.update("jax_enable_x64", True)
 figures.use_style()

@@ -49,8 +49,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import wmlib as wm
-from wmlib import figures
-from wmlib.verdicts import verdict_table
+from wmlib.lab import figures
+from wmlib.lab.verdicts import verdict_table
 
 figures.use_style()
 

@@ -45,7 +45,8 @@ from IPython.display import Markdown, display
 from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
-from wmlib import figures, paths, verdicts
+from wmlib import paths
+from wmlib.lab import figures, verdicts
 
 figures.use_style()
 

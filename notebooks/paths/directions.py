@@ -43,7 +43,7 @@ from IPython.display import Markdown, display
 from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
-from wmlib import figures, verdicts
+from wmlib.lab import figures, verdicts
 
 figures.use_style()
 

@@ -43,7 +43,7 @@ import sympy as sp
 from IPython.display import Markdown, Math, display
 
 import wmlib as wm
-from wmlib import figures, verdicts
+from wmlib.lab import figures, verdicts
 
 figures.use_style()
 

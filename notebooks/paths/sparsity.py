@@ -40,9 +40,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import wmlib as wm
-from wmlib import figures, verdicts
-from wmlib.distances import bhattacharyya
-from wmlib.objectives import cross_entropy, shuffled
+from wmlib.lab import figures, verdicts
+from wmlib.paths.distances import bhattacharyya
+from wmlib.paths.objectives import cross_entropy, shuffled
 
 figures.use_style()
 
@@ -846,7 +846,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## Verdict
 #
-# The claims stand in `book/claims/paths/sparsity.toml`, and `wmlib.verdicts` judges them by the rule of {doc}`/book/verdicts`.
+# The claims stand in `book/claims/paths/sparsity.toml`, and `wmlib.lab.verdicts` judges them by the rule of {doc}`/book/verdicts`.
 # Eleven were fixed before any run. Four were added when the first seed of the summed reading had been seen, and before any run that decides them:
 # they ask the same of the other reading.
 

@@ -8,17 +8,17 @@ task: `l2_penalty`, `ewc_penalty` (with `fisher_diagonal`), `replay_loss`, `der_
 gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`).
 """
 
-from .concat import Concat as Concat
-from .der import der_loss as der_loss
-from .embed import Embed as Embed
-from .ewc import ewc_penalty as ewc_penalty
-from .ewc import fisher_diagonal as fisher_diagonal
-from .film import FiLM as FiLM
-from .gem import agem_projection as agem_projection
-from .gem import gem_projection as gem_projection
-from .l2 import l2_penalty as l2_penalty
-from .lwf import lwf_loss as lwf_loss
-from .ogd import ogd_basis as ogd_basis
-from .ogd import ogd_projection as ogd_projection
-from .replay import replay_loss as replay_loss
-from .unconditioned import Unconditioned as Unconditioned
+from .conditioning.concat import Concat as Concat
+from .conditioning.embed import Embed as Embed
+from .conditioning.film import FiLM as FiLM
+from .conditioning.unconditioned import Unconditioned as Unconditioned
+from .continual.der import der_loss as der_loss
+from .continual.ewc import ewc_penalty as ewc_penalty
+from .continual.ewc import fisher_diagonal as fisher_diagonal
+from .continual.gem import agem_projection as agem_projection
+from .continual.gem import gem_projection as gem_projection
+from .continual.l2 import l2_penalty as l2_penalty
+from .continual.lwf import lwf_loss as lwf_loss
+from .continual.ogd import ogd_basis as ogd_basis
+from .continual.ogd import ogd_projection as ogd_projection
+from .continual.replay import replay_loss as replay_loss

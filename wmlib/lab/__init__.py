@@ -1,0 +1,1 @@
+"""What an experiment needs and no importer does: data, presets, recorded runs, figures, verdicts."""

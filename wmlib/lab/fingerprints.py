@@ -1,0 +1,176 @@
+"""A digest of the code that an experiment runs, so that a recorded row can say what it was computed by."""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import inspect
+import linecache
+import symtable
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .presets import Preset
+
+_CONSTANTS = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
+_CONSTANTS += (np.ndarray, np.generic, jax.Array, functools.partial)
+
+
+def fingerprint(function: Callable) -> str:
+    """A digest of the code that a function reaches: itself, and what it names in its own module and in wmlib.
+
+    Docstrings, comments, annotations of arguments, error messages and layout do not count; constants count by their
+    value, also those it finds in an enclosing function, in a container or in a field of a dataclass.
+
+    **Raises:** `ValueError` if there is no source to read, as for a function typed at a prompt.
+    """
+    function = inspect.unwrap(function)
+    home = getattr(function, "func", function).__module__
+    parts: dict[tuple[str, str], str] = {}
+    queue: list[Any] = []
+
+    def spell(value: Any) -> str:
+        """A value as text that is the same in every process."""
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
+            if not isinstance(value, (set, frozenset)) and ast.literal_eval(repr(value)) == value:
+                return repr(value)
+        if isinstance(value, functools.partial):
+            value = (value.func, value.args, value.keywords)
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(f'{k!r}: {spell(v)}' for k, v in value.items())}}}"
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(spell, value))}]"
+        if isinstance(value, (set, frozenset)):
+            return f"{{{', '.join(sorted(map(spell, value)))}}}"
+        if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+                value = jax.random.key_data(value)
+            return f"{value.dtype}{value.shape} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
+            return f"{spell(type(value))}({spell(fields)})"
+        definition = value if isinstance(value, type) else _unwrap(value)
+        if not isinstance(definition, (types.FunctionType, type)):
+            return repr(value) if isinstance(value, float) else type(value).__qualname__
+        if definition.__module__ == home or definition.__module__.startswith("wmlib."):
+            # A module that registers rules is one definition: they act without being named.
+            queue.append(_registering_module(definition) or definition)
+        return f"{'' if definition.__module__ == home else definition.__module__}.{definition.__qualname__}"
+
+    if isinstance(function, types.FunctionType):
+        spell(function)
+    else:
+        parts["", ""] = spell(function)
+    if not queue:
+        raise ValueError(f"the code of {function!r} cannot be followed; give a function that def makes")
+    while queue:
+        definition = queue.pop()
+        if isinstance(definition, types.ModuleType):
+            module, name = definition, ""
+        else:
+            module, name = sys.modules[definition.__module__], definition.__qualname__
+        place = ("" if module.__name__ == home else module.__name__, name)
+        if place in parts:
+            continue
+        tree = _Essence().visit(ast.parse(_source(definition)))
+        parts[place] = ast.unparse(tree)
+        scope, among = {**vars(module), **_enclosing(definition)}, _free_names(parts[place])
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
+                value = _resolve(node, scope)
+                if isinstance(value, (types.FunctionType, type)):
+                    spell(value)
+                elif isinstance(value, _CONSTANTS) or (
+                    dataclasses.is_dataclass(value) and not isinstance(value, Preset)
+                ):
+                    parts[(place[0], ast.unparse(node))] = spell(value)
+    text = "\n".join(f"{place}: {body}" for place, body in sorted(parts.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _source(definition: Any) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(definition))
+    except (OSError, TypeError) as error:
+        # A class made in a notebook: Python finds the cell of a function, but not that of a class.
+        for entry in reversed([*linecache.cache.values()]):
+            if isinstance(definition, type) and len(entry) == 4 and entry[1] is None:
+                with contextlib.suppress(SyntaxError):
+                    for node in ast.parse("".join(entry[2])).body:
+                        if isinstance(node, ast.ClassDef) and node.name == definition.__qualname__:
+                            return ast.unparse(node)
+        raise ValueError(
+            f"the code of {definition.__qualname__} cannot be read; define it in a file or a notebook"
+        ) from error
+
+
+def _free_names(text: str) -> set[str]:
+    """The names that code takes from outside itself: a variable of its own may be called like a constant."""
+    names, tables = set(), [symtable.symtable(text, "code", "exec")]
+    for table in tables:
+        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+        tables += table.get_children()
+    return names
+
+
+def _enclosing(definition: Any) -> dict[str, Any]:
+    """The variables that a function finds in the functions around it."""
+    found = {}
+    for name, cell in zip(
+        getattr(getattr(definition, "__code__", None), "co_freevars", ()),
+        getattr(definition, "__closure__", None) or (),
+        strict=True,
+    ):
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            found[name] = cell.cell_contents
+    return found
+
+
+class _Essence(ast.NodeTransformer):
+    """What a definition computes: without docstrings, annotations of arguments and error messages."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.Raise):
+            node.exc = node.cause = None
+        return node
+
+
+def _root(node: ast.expr) -> str | None:
+    """The first of some names joined by dots."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _resolve(node: ast.expr, scope: Mapping[str, Any]) -> Any:
+    """The value of a name, of names in modules joined by dots, or of a preset's setting; None for anything else."""
+    if isinstance(node, ast.Attribute):
+        owner = _resolve(node.value, scope)
+        value = getattr(owner, node.attr, None) if isinstance(owner, (types.ModuleType, Preset)) else None
+    else:
+        value = scope.get(node.id) if isinstance(node, ast.Name) else None
+    return _unwrap(value)
+
+
+def _unwrap(value: Any) -> Any:
+    return inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+
+
+def _registering_module(value: Any) -> types.ModuleType | None:
+    module = sys.modules[value.__module__]
+    return module if value.__module__.startswith("wmlib.") and hasattr(module, "_") else None

@@ -1,0 +1,135 @@
+"""Steepest descent of a manifold: the inverse metric as an optax transformation, and a matrix-free solve."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import optax
+from jaxtyping import Array, ArrayLike, PyTree
+
+from .modulation import BasisPoints
+from .shapes import AbstractManifold
+
+
+def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -> optax.GradientTransformation:
+    """Apply the inverse metric to the gradient of the basis points: `g_k ← Σ_l (G⁻¹)_kl g_l` (Theorem 1, Eq. 7).
+
+    With the learning rate in place of `1/2λ`, `optax.chain(precondition(manifold), optax.sgd(rate))` is steepest
+    descent of the loss functional under a limit on the volumetric movement `∫ |M(s, P + ΔP) − M(s, P)|² ds`. Leaves
+    that are not `BasisPoints` pass through.
+
+    **Arguments:** `manifold`, that of the network; `density`, the contexts to integrate over (see
+    `AbstractManifold.gram`): `None` is uniform.
+
+    **Returns:** a stateless `optax.GradientTransformation`.
+
+    **Raises:** `TypeError` for a manifold that is none; `ValueError` when it is made, if the density leaves the Gram
+    matrix singular, and when it is used, if the updates hold no basis points or a number of them that is not `n`.
+    """
+    if not isinstance(manifold, AbstractManifold):
+        raise TypeError(f"the first argument is a manifold such as wm.Ellipse(), got {manifold!r}")
+    inverse = manifold.inverse_gram(density)
+
+    def leaf(node: Any) -> Any:
+        if not isinstance(node, BasisPoints) or not jax.tree.leaves(node.value):  # None, or masked by optax
+            return node
+        if len(node.value) != manifold.size:
+            raise ValueError(
+                f"{manifold} has {manifold.size} basis points and the network has {len(node.value)}; make the"
+                " optimiser with the network's own manifold, wm.precondition(net.manifold)"
+            )
+        return BasisPoints(jnp.tensordot(inverse.astype(node.value.dtype), node.value, 1))
+
+    def check(tree: PyTree) -> None:
+        leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, BasisPoints))
+        if not any(isinstance(x, BasisPoints) for x in leaves):
+            raise ValueError(
+                "there are no basis points to precondition here; give the gradient of a network that wm.modulate made"
+            )
+
+    def init(params: PyTree) -> optax.EmptyState:
+        check(params)
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None):
+        check(updates)
+        return jax.tree.map(leaf, updates, is_leaf=lambda x: isinstance(x, BasisPoints)), state
+
+    return optax.GradientTransformation(init, update)
+
+
+class MetricSolution(eqx.Module):
+    """The update of `solve_metric` (`value`) and how it was found (`stats`: iterations, relative residual)."""
+
+    value: PyTree[Array]
+    stats: dict[str, Array]
+
+
+def solve_metric(
+    manifold: Callable[[Array, PyTree[Array]], PyTree[Array]],
+    points: PyTree[Array],
+    gradient: PyTree[Array],
+    contexts: Array,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-8,
+    max_steps: int | None = None,
+    damping: float = 0.0,
+) -> MetricSolution:
+    r"""Solve `(E_s[J^T J] + damping · I) ΔP = g` for a curved manifold, without a matrix (Eq. 7).
+
+    `J = ∂M(s, P)/∂P` at each of the sampled contexts; the conjugate gradient method needs only products with `J` and
+    `J^T`, so the memory is that of a few copies of the points and of the weights at each context.
+
+    **Arguments:**
+
+    - `manifold`: any differentiable `M(s, P)`, from one context and the points to weights.
+    - `points`: `P`, a tree of arrays.
+    - `gradient`: `g`, of the same structure.
+    - `contexts`: a sample of `s`, to average over, of shape `(samples, ...)`.
+    - `rtol`, `atol`, `max_steps`: of `lineax.CG`.
+    - `damping`: added to the metric; needed if some movements of the points do not move the manifold.
+
+    **Returns:** a `MetricSolution`; descend with `-rate * value`.
+
+    **Raises:** `ValueError` if `gradient` and `points` differ in structure or shape, for no contexts, or a negative
+    damping; a runtime error that names its cure if the iteration stops short of the tolerance.
+    """
+    shapes = [(jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]) for t in (points, gradient)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the gradient must have the structure and shapes of the points, got {shapes[1]}, {shapes[0]}")
+    if jnp.ndim(contexts) == 0 or len(contexts) == 0:
+        raise ValueError("contexts must hold at least one context along its first axis; draw some with .sample")
+    if isinstance(damping, (int, float)) and not damping >= 0:
+        raise ValueError(f"damping must be at least 0, got {damping!r}")
+
+    def sweep(p):
+        return jax.vmap(manifold, in_axes=(0, None))(contexts, p)
+
+    _, push = jax.linearize(sweep, points)
+    pull = jax.linear_transpose(push, points)
+
+    def product(v):
+        (metric_v,) = pull(push(v))
+        return jax.tree.map(lambda m, x: m / len(contexts) + damping * x, metric_v, v)
+
+    structure = jax.eval_shape(lambda: points)
+    operator = lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
+    solution = lx.linear_solve(operator, gradient, lx.CG(rtol=rtol, atol=atol, max_steps=max_steps), throw=False)
+    value = eqx.error_if(
+        solution.value,
+        solution.result != lx.RESULTS.successful,
+        "the conjugate gradient method did not reach its tolerance: if some movements of the points do not move the"
+        " manifold, give damping > 0; otherwise increase max_steps or rtol",
+    )
+    residual = jax.tree.map(lambda a, b: a - b, product(value), gradient)
+    size = _norm(gradient)
+    relative = _norm(residual) / jnp.where(size == 0, 1, size)
+    return MetricSolution(value, {"steps": solution.stats["num_steps"], "relative_residual": relative})
+
+
+def _norm(tree: PyTree[Array]) -> Array:
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))

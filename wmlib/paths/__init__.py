@@ -1,0 +1,23 @@
+"""Functionally invariant paths: the metric of a function on weights, and ways to walk under it."""
+
+from . import distances as distances
+from . import objectives as objectives
+from .directions import Direction as Direction
+from .directions import ExactDirections as ExactDirections
+from .directions import direction as direction
+from .geodesics import Geodesic as Geodesic
+from .geodesics import acceleration as acceleration
+from .geodesics import geodesic as geodesic
+from .krylov import InvariantDimension as InvariantDimension
+from .krylov import Krylov as Krylov
+from .krylov import SpectralDensity as SpectralDensity
+from .krylov import Spectrum as Spectrum
+from .krylov import lanczos as lanczos
+from .krylov import spectral_density as spectral_density
+from .krylov import spectrum as spectrum
+from .metric import FunctionMetric as FunctionMetric
+from .walk import AbstractMethod as AbstractMethod
+from .walk import Path as Path
+from .walk import PenalisedDescent as PenalisedDescent
+from .walk import Problem as Problem
+from .walk import walk as walk

@@ -1,0 +1,76 @@
+"""How far apart two outputs of a network are: output distances, each with its Hessian at zero."""
+
+from collections.abc import Callable
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+
+@final
+class OutputDistance(eqx.Module):
+    r"""A distance `d(y, y₀)` between two outputs of one input, with `d ≥ 0`, `d(y₀, y₀) = 0`, smooth at zero.
+
+    Near zero it is `½ δᵀ H δ + O(|δ|³)` for `y = y₀ + δ`, and `H(y₀) = ∂²d/∂y²` is what a metric on the weights needs. If
+    an `embedding` φ is given, `H = DφᵀDφ`: distances are then lengths in the space of φ.
+
+    **Reference:** Raghavan et al. (2024), *output distance*, which leaves the choice open.
+    """
+
+    function: Callable[..., Float[Array, ""]] = eqx.field(static=True)
+    embedding: Callable[..., Array] | None = eqx.field(static=True)
+
+    def __init__(self, function: Callable[..., Float[Array, ""]], embedding: Callable[..., Array] | None = None):
+        """**Arguments:**
+
+        - `function`: `d(output, reference)`, two arrays of one shape to a scalar.
+        - `embedding`: φ, an array to an array, with `H = DφᵀDφ`; without one the Hessian is found by differentiation.
+
+        **Raises:** `TypeError` if either cannot be called.
+        """
+        if not callable(function) or not (embedding is None or callable(embedding)):
+            raise TypeError("an output distance is made from a function of two outputs, d(output, reference)")
+        self.function = function
+        self.embedding = embedding
+
+    def __call__(self, output: Shaped[Array, "*output"], reference: Shaped[Array, "*output"]) -> Float[Array, ""]:
+        """`d(output, reference)`, of one input."""
+        return self.function(output, reference)
+
+    def hessian(
+        self, reference: Shaped[Array, "*output"], vector: Shaped[Array, "*output"]
+    ) -> Shaped[Array, "*output"]:
+        """The product `H(reference) vector` with the Hessian at zero."""
+        if self.embedding is not None:
+            _, push = jax.linearize(self.embedding, reference)
+            return jax.linear_transpose(push, reference)(push(vector))[0]
+        return jax.jvp(jax.grad(lambda y: self.function(y, reference)), (reference,), (vector,))[1]
+
+
+def _root_of_softmax(y):
+    return jnp.exp(jax.nn.log_softmax(y) / 2)
+
+
+def _log_overlap(y, y0):
+    """`ln Σ √(p q)` of the softmax over the last axis."""
+    return jax.nn.logsumexp((jax.nn.log_softmax(y) + jax.nn.log_softmax(y0)) / 2, axis=-1)
+
+
+def _kl(y, y0):
+    logp, logq = jax.nn.log_softmax(y0), jax.nn.log_softmax(y)
+    return jnp.sum(jnp.exp(logp) * (logp - logq))
+
+
+squared_error = OutputDistance(lambda y, y0: jnp.sum((y - y0) ** 2) / 2, embedding=lambda y: y)
+"""`½ |y − y₀|²`. The Hessian is the identity."""
+
+kl = OutputDistance(_kl, embedding=lambda y: 2 * _root_of_softmax(y))
+"""`Σ p₀ ln(p₀ / p)` of the softmax outputs. The Hessian is the Fisher matrix `F = diag(p) − p pᵀ`."""
+
+hellinger = OutputDistance(lambda y, y0: -jnp.sum(jnp.expm1(_log_overlap(y, y0))), embedding=_root_of_softmax)
+"""`1 − Σ √(p p₀)`, the square of Hellinger's, of the softmax outputs. The Hessian is `F / 4`."""
+
+bhattacharyya = OutputDistance(lambda y, y0: -jnp.sum(_log_overlap(y, y0)), embedding=_root_of_softmax)
+"""`−ln Σ √(p p₀)` of the softmax outputs, the choice of the authors' code. The Hessian is `F / 4`."""

@@ -1,0 +1,246 @@
+"""The metric that a network's outputs put on its weights."""
+
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from .distances import OutputDistance, squared_error
+
+
+@final
+class FunctionMetric(lx.AbstractLinearOperator):
+    r"""The metric `g = (1/N) Σ_i J_iᵀ H_i J_i` on weights, as a `lineax` operator that is never a matrix.
+
+    `J_i = ∂f(w, x_i)/∂w` and `H_i` is the Hessian at zero of the output distance. For a small movement δ of the weights,
+    `½ ⟨δ, g δ⟩` is the mean distance that the outputs move. It acts on the floating-point arrays of the weights: trees
+    like `eqx.filter(weights, eqx.is_inexact_array)`.
+
+    A product linearises `f` on one batch of inputs after another, so that memory does not grow with their number. It is
+    meant to be called from Python: inside a compiled loop, XLA's convolutions on a CPU are several times slower.
+    `lineax.linearise` stores the linearisation of all inputs instead.
+
+    **Reference:** Raghavan et al. (2024), Eq. 2, where `H` is the identity.
+
+    **Example:**
+
+        metric = wm.FunctionMetric(operator.call, net, images, wm.distances.kl)
+        moved = metric.mv(direction)
+    """
+
+    f: Callable[..., Array] = eqx.field(static=True)
+    weights: PyTree
+    inputs: PyTree[Array]
+    distance: OutputDistance
+    batch: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        weights: PyTree,
+        inputs: PyTree[Shaped[Array, "inputs ..."]],
+        distance: OutputDistance | Callable[..., Array] = squared_error,
+        *,
+        batch: int = 500,
+    ):
+        """**Arguments:**
+
+        - `f`: called as `f(weights, x)` for one input; returns an array. For a network, `operator.call`.
+        - `weights`: any pytree, such as an Equinox module; what is not a floating-point array is held fixed.
+        - `inputs`: a tree of arrays that share their first axis, of length `N`.
+        - `distance`: of `wmlib.distances`, or a function of an output and a reference.
+        - `batch`: how many inputs are linearised together.
+
+        **Raises:** `ValueError` for weights without a floating-point array, with one that is not finite, or with layers
+        that keep a state (BatchNorm); for no inputs, or a batch that is not positive; `TypeError` if `f` does not
+        return one floating-point array.
+        """
+        refuse_state(weights)
+        if not isinstance(distance, OutputDistance):
+            distance = OutputDistance(distance)
+        dynamic = jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))
+        if not dynamic:
+            raise ValueError("the weights hold no floating-point array, so there is nothing to move")
+        if not all(isinstance(x, Tracer) or bool(jnp.isfinite(x).all()) for x in dynamic):
+            raise ValueError("some weights are not finite; look for a diverged network")
+        check_inputs("inputs", inputs)
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}; 500 is the default")
+        one = jax.tree.map(lambda x: x[0], inputs)
+        output = eqx.filter_eval_shape(f, weights, one)
+        if not (isinstance(output, jax.ShapeDtypeStruct) and jnp.issubdtype(output.dtype, jnp.inexact)):
+            raise TypeError(f"f(weights, x) must return one floating-point array, got {output}")
+        self.f = f
+        self.weights = weights
+        self.inputs = inputs
+        self.distance = distance
+        self.batch = batch
+
+    @property
+    def size(self) -> int:
+        """`N`, the number of inputs."""
+        return len(jax.tree.leaves(self.inputs)[0])
+
+    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """The product `g vector`, in one forward, one tangent and one backward pass over the inputs."""
+        total = None
+        for part in batches(self.inputs, self.batch):
+            product = _product(self.f, self.distance, self.weights, part, vector)
+            total = product if total is None else jax.tree.map(jnp.add, total, product)
+        return jax.tree.map(lambda x: x / self.size, total)
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense `n × n` matrix, by `n` products; for small networks only."""
+        return lx.materialise(self).as_matrix()
+
+    def transpose(self) -> "FunctionMetric":
+        """Itself: a metric is symmetric."""
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of a movement of the weights."""
+        return eqx.filter_eval_shape(lambda: eqx.filter(self.weights, eqx.is_inexact_array))
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The same as `in_structure`."""
+        return self.in_structure()
+
+
+def refuse_state(weights: PyTree) -> None:
+    """Raise `ValueError` if a layer keeps a state, by which the function would move while the weights stand still."""
+
+    def stateful(node):
+        layer = isinstance(node, eqx.nn.StatefulLayer) and not isinstance(node, eqx.nn.Sequential)
+        return isinstance(node, eqx.nn.StateIndex) or (layer and node.is_stateful())
+
+    for node in jax.tree.leaves(weights, is_leaf=stateful):
+        if stateful(node):
+            raise ValueError(
+                f"{type(node).__name__} keeps a state beside its weights (BatchNorm's running statistics), so that the"
+                " function moves without them; use LayerNorm or GroupNorm, or freeze the statistics into the weights"
+            )
+
+
+def check_inputs(name: str, inputs: PyTree) -> None:
+    """Raise `ValueError` unless all arrays share a first axis that is not empty."""
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(inputs)}
+    if len(lengths) != 1 or lengths in ({()}, {(0,)}):
+        raise ValueError(f"{name} must be arrays with one first axis of at least one input, got lengths {lengths}")
+
+
+def check_structure(name: str, tree: PyTree, structure: PyTree) -> None:
+    """Raise `ValueError` unless a tree has the structure and the shapes of a movement of the weights."""
+    shapes = [(jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]) for t in (structure, tree)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} must have the structure and shapes of the floating-point arrays of the weights,"
+            f" eqx.filter(weights, eqx.is_inexact_array); got {shapes[1]}"
+        )
+
+
+def batches(tree: PyTree, batch: int) -> Iterator[Any]:
+    """The arrays in parts of at most `batch` along their first axis."""
+    for start in range(0, len(jax.tree.leaves(tree)[0]), batch):
+        yield jax.tree.map(itemgetter(slice(start, start + batch)), tree)
+
+
+def norm(tree: PyTree[Array]) -> Float[Array, ""]:
+    """The Euclidean norm of all numbers of a tree."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
+
+
+def remember(f: Callable[..., Any], weights: PyTree, inputs: PyTree, batch: int, name: str) -> tuple[PyTree, Array]:
+    """Inputs as JAX arrays, and the outputs that the weights give them.
+
+    **Raises:** `ValueError`, with the `name` of the inputs, if they are empty or an output is not one finite array.
+    """
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_inputs(name, inputs)
+    parts = [_evaluate(f, weights, part) for part in batches(inputs, batch)]
+    if not all(isinstance(y, Array) and bool(jnp.isfinite(y).all()) for y in parts):
+        raise ValueError(f"f(weights, x) must return one array, of finite numbers at the start; it does not on {name}")
+    return inputs, jnp.concatenate(parts)
+
+
+@eqx.filter_jit
+def _evaluate(f, weights, inputs):
+    return jax.vmap(lambda x: f(weights, x))(inputs)
+
+
+def mean_distance(
+    f: Callable[..., Any], distance: OutputDistance, weights: PyTree, inputs: PyTree, outputs: Array, batch: int
+) -> float:
+    """The mean distance of the outputs of the inputs to those given: the drift of the function."""
+    parts = [_far(f, distance, weights, x, y0) for x, y0 in batches((inputs, outputs), batch)]
+    return float(sum(map(float, parts)) / len(outputs))
+
+
+@eqx.filter_jit
+def _far(f, distance, weights, inputs, outputs):
+    """The sum of the distances on one batch."""
+    return jnp.sum(jax.vmap(lambda x, y0: distance(f(weights, x), y0))(inputs, outputs))
+
+
+def _outputs(f, weights, inputs):
+    """The outputs of all inputs as a function of the movable weights, and those."""
+    dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
+    return (lambda w: jax.vmap(f, (None, 0))(eqx.combine(w, static), inputs)), dynamic
+
+
+def _push_and_pull(f, distance, weights, inputs):
+    outputs, dynamic = _outputs(f, weights, inputs)
+    y, push = jax.linearize(outputs, dynamic)
+    pull = jax.linear_transpose(push, dynamic)
+    return lambda vector: pull(jax.vmap(distance.hessian)(y, push(vector)))[0]
+
+
+@eqx.filter_jit
+def _product(f, distance, weights, inputs, vector):
+    """`Σ_i J_iᵀ H_i J_i vector` over one batch."""
+    return _push_and_pull(f, distance, weights, inputs)(vector)
+
+
+def _as_function(metric: FunctionMetric, mv: Callable) -> lx.FunctionLinearOperator:
+    return lx.FunctionLinearOperator(mv, metric.in_structure(), lx.positive_semidefinite_tag)
+
+
+@lx.linearise.register(FunctionMetric)
+def _(metric):
+    product = _push_and_pull(metric.f, metric.distance, metric.weights, metric.inputs)
+    return _as_function(metric, lambda v: jax.tree.map(lambda x: x / metric.size, product(v)))
+
+
+@lx.materialise.register(FunctionMetric)
+def _(metric):
+    return lx.materialise(_as_function(metric, metric.mv))
+
+
+@lx.conj.register(FunctionMetric)
+def _(metric):
+    return metric
+
+
+@lx.diagonal.register(FunctionMetric)
+def _(metric):
+    return jnp.diagonal(metric.as_matrix())
+
+
+@lx.tridiagonal.register(FunctionMetric)
+def _(metric):
+    matrix = metric.as_matrix()
+    return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
+
+
+for _holds in (lx.is_symmetric, lx.is_positive_semidefinite):
+    _holds.register(FunctionMetric)(lambda metric: True)
+for _unknown in (
+    lx.is_diagonal, lx.is_tridiagonal, lx.has_unit_diagonal, lx.is_lower_triangular, lx.is_upper_triangular,
+    lx.is_negative_semidefinite,
+):  # fmt: skip
+    _unknown.register(FunctionMetric)(lambda metric: False)

@@ -1,0 +1,192 @@
+"""What a path may improve while it keeps a function: another task, sparsity."""
+
+import abc
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+
+class AbstractObjective(eqx.Module):
+    """A second objective `L(w)`, to be made small along a path."""
+
+    @abc.abstractmethod
+    def draws(self, key: PRNGKeyArray) -> Iterator[Any]:
+        """What each step looks at, without end: for data, the indices of a minibatch."""
+
+    @abc.abstractmethod
+    def value(self, weights: PyTree, draw: Any) -> Float[Array, ""]:
+        """`L(w)` as one step sees it; differentiable in the weights."""
+
+
+def cross_entropy(output: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array, ""]:
+    """`−ln p(label)` of one example, from logits."""
+    return -jax.nn.log_softmax(output)[label]
+
+
+def shuffled(key: PRNGKeyArray, size: int, batch: int) -> Iterator[Int[np.ndarray, " batch"]]:
+    """Indices of minibatches, epoch by epoch in a new order, without end; what an epoch has left over is dropped."""
+    epoch = 0
+    while True:
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), size))
+        for start in range(0, size - batch + 1, batch):
+            yield order[start : start + batch]
+        epoch += 1
+
+
+@final
+class Task(AbstractObjective):
+    """The mean loss on the examples of a task, in shuffled minibatches.
+
+    **Example:**
+
+        objective = wm.objectives.Task(operator.call, images, labels)
+
+    **Reference:** Raghavan et al. (2024), Algorithm 1.
+    """
+
+    f: Callable[..., Array] = eqx.field(static=True)
+    inputs: PyTree[Array]
+    labels: Shaped[Array, "examples ..."]
+    batch: int = eqx.field(static=True)
+    loss: Callable[..., Array] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        inputs: PyTree,
+        labels: Any,
+        batch: int = 100,
+        loss: Callable[..., Any] = cross_entropy,
+    ):
+        """**Arguments:**
+
+        - `f`: called as `f(weights, x)` for one input.
+        - `inputs`: a tree of arrays that share their first axis.
+        - `labels`: what `loss` compares an output with, one for each input.
+        - `batch`: how many examples a step looks at.
+        - `loss`: `loss(output, label)` of one example; default: the cross entropy of logits and an integer label.
+
+        **Raises:** `ValueError` for inputs and labels of different lengths, or a batch that is not between 1 and that.
+        """
+        inputs, labels = jax.tree.map(jnp.asarray, inputs), jnp.asarray(labels)
+        lengths = {x.shape[:1] for x in jax.tree.leaves((inputs, labels))}
+        if len(lengths) != 1 or lengths == {()}:
+            raise ValueError(f"each input needs one label; the lengths are {sorted(lengths)}")
+        if not 1 <= batch <= len(labels):
+            raise ValueError(f"batch must be between 1 and the number of examples, {len(labels)}, got {batch}")
+        self.f = f
+        self.inputs = inputs
+        self.labels = labels
+        self.batch = batch
+        self.loss = loss
+
+    def draws(self, key: PRNGKeyArray) -> Iterator[Int[np.ndarray, " batch"]]:
+        """Indices of minibatches, epoch by epoch in a new order."""
+        return shuffled(key, len(self.labels), self.batch)
+
+    def value(self, weights: PyTree, draw: Int[Array | np.ndarray, " batch"]) -> Float[Array, ""]:
+        """The mean loss on a minibatch."""
+        inputs, labels = jax.tree.map(lambda x: x[draw], (self.inputs, self.labels))
+        return jnp.mean(jax.vmap(lambda x, y: self.loss(self.f(weights, x), y))(inputs, labels))
+
+
+def matrices(leaf: Array) -> bool:
+    """Whether an array has two axes or more: matrices and kernels, not biases and gains."""
+    return leaf.ndim > 1
+
+
+def project(weights: PyTree, fraction: float, prunable: Callable[[Array], bool] = matrices) -> PyTree:
+    """Set the smallest weights to zero: a fraction of all that may be pruned, by magnitude, over all layers together.
+
+    Equal magnitudes go together, so that more may go than the fraction if many are equal. As a function of the weights
+    it is a mask, constant almost everywhere, times the weights, and is differentiated so.
+
+    **Arguments:**
+
+    - `weights`: any pytree.
+    - `fraction`: of the weights that may be pruned, in [0, 1).
+    - `prunable`: which floating-point arrays may be pruned; default: those of two axes or more.
+
+    **Returns:** weights of the same structure.
+
+    **Raises:** `ValueError` for a fraction out of range, or if nothing may be pruned.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the fraction of weights set to zero must be in [0, 1), got {fraction}")
+
+    def chosen(leaf):
+        return eqx.is_inexact_array(leaf) and prunable(leaf)
+
+    leaves = [x for x in jax.tree.leaves(weights) if chosen(x)]
+    if not leaves:
+        raise ValueError("no array of the weights may be pruned; give another prunable")
+    count = math.floor(fraction * sum(x.size for x in leaves) + 0.5)
+    if count == 0:
+        return weights
+    width, integer = (64, jnp.int64) if any(x.dtype == jnp.float64 for x in leaves) else (32, jnp.int32)
+    sizes = [_order(x, integer) for x in leaves]
+
+    # Magnitudes are ordered like their bits, so the threshold is found bit by bit: far cheaper than sorting them.
+    def narrow(_, bounds):
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = sum(jnp.sum(x <= middle, dtype=integer) for x in sizes) >= count
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    start = (jnp.zeros((), integer), jnp.array(jnp.iinfo(integer).max, integer))
+    threshold = jax.lax.fori_loop(0, width, narrow, start)[0]
+
+    def prune(leaf):
+        return jnp.where(_order(leaf, integer) <= threshold, jnp.zeros((), leaf.dtype), leaf) if chosen(leaf) else leaf
+
+    return jax.tree.map(prune, weights)
+
+
+def _order(x, integer):
+    """Non-negative integers in the order of the magnitudes."""
+    wide = jnp.abs(jax.lax.stop_gradient(x)).astype(jnp.float64 if integer == jnp.int64 else jnp.float32)
+    return jax.lax.bitcast_convert_type(wide, integer)
+
+
+@final
+class Sparsity(AbstractObjective):
+    """The distance of the weights to their own sparse version, `½ |w − project(w)|²` or `|w − project(w)|`.
+
+    **Reference:** Raghavan et al. (2024), Algorithm 2, with the norm.
+    """
+
+    fraction: float = eqx.field(static=True)
+    squared: bool = eqx.field(static=True)
+    prunable: Callable[[Array], bool] = eqx.field(static=True)
+
+    def __init__(self, fraction: float, squared: bool = True, prunable: Callable[[Array], bool] = matrices):
+        """**Arguments:** `fraction` and `prunable`, of `project`; `squared`, whether the distance is squared and halved.
+
+        **Raises:** `ValueError` for a fraction out of [0, 1).
+        """
+        if not 0 <= fraction < 1:
+            raise ValueError(f"the fraction of weights set to zero must be in [0, 1), got {fraction}")
+        self.fraction = fraction
+        self.squared = squared
+        self.prunable = prunable
+
+    def draws(self, key: PRNGKeyArray) -> Iterator[None]:
+        """Nothing is drawn."""
+        while True:
+            yield None
+
+    def value(self, weights: PyTree, draw: None = None) -> Float[Array, ""]:
+        """The distance, whose gradient leaves the mask alone."""
+        weights = eqx.filter(weights, eqx.is_inexact_array)
+        sparse = project(weights, self.fraction, self.prunable)
+        pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(sparse), strict=True)
+        square = sum(jnp.sum((x - y) ** 2) for x, y in pairs)
+        if self.squared:
+            return jnp.asarray(square / 2)
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -1,0 +1,357 @@
+"""Walks through weight space that keep a function, after Algorithms 1, 2 and 3."""
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from .distances import OutputDistance, squared_error
+from .metric import mean_distance, norm, refuse_state, remember
+from .objectives import AbstractObjective, shuffled
+
+
+@final
+class Path(eqx.Module):
+    """Where a walk went, and what it did to the function.
+
+    At the recorded points: `steps`, how many steps had been taken; `lengths`, how far the walk had come; `drift`, the
+    mean distance of the outputs on held-out inputs to those at the start; and `weights`. When those would be too many,
+    `weights` has the first and the last only, and `projections` one vector for each point instead, in which the inner
+    products of movements are kept but for a small random error.
+
+    For each step, as it saw them before it moved: `objective` (NaN without one) and `kept`, the mean distance of the
+    memory's outputs to the reference (NaN where the method does not look at it).
+
+    `outcome` is "arrived" (the target was reached), "step limit" or "drift limit"; `cure` says what to do about it.
+    """
+
+    weights: tuple[PyTree, ...]
+    projections: Float[np.ndarray, "points sketch"] | None
+    steps: Int[np.ndarray, " points"]
+    lengths: Float[np.ndarray, " points"]
+    drift: Float[np.ndarray, " points"]
+    objective: Float[np.ndarray, " taken"]
+    kept: Float[np.ndarray, " taken"]
+    outcome: str
+    cure: str
+
+    @property
+    def length(self) -> float:
+        """The Euclidean length of the walk, `Σ_i |w_i − w_{i−1}|` over all of its steps (the paper's *FIP length*)."""
+        return float(self.lengths[-1])
+
+    def movements(self) -> Float[np.ndarray, "points coordinates"]:
+        """The movement from the start at each recorded point, flat; or its projection where the weights are not kept."""
+        points = self.projections
+        if points is None:
+            points = np.stack([_flatten(w) for w in self.weights])
+        return points - points[0]
+
+
+@final
+class Problem(eqx.Module):
+    """What a method of `walk` may ask about: the function to keep, on which inputs, and what is to improve."""
+
+    f: Callable[..., Any] = eqx.field(static=True)
+    distance: OutputDistance
+    reference: Callable[..., Any] | None = eqx.field(static=True)
+    objective: AbstractObjective | None
+    memory: PyTree[Array]
+    outputs: Array
+    drift_limit: float = eqx.field(static=True)
+    batch: int = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        """How many inputs the memory has."""
+        return len(self.outputs)
+
+    def improve(self, weights: PyTree, draw: Any) -> Float[Array, ""]:
+        """The objective; zero without one."""
+        return jnp.zeros(()) if self.objective is None else self.objective.value(weights, draw)
+
+    def keep(self, weights: PyTree, index: Int[Array | np.ndarray, " batch"] | None = None) -> Float[Array, ""]:
+        """The mean distance of the memory's outputs, of all or of some, to the reference."""
+        memory, outputs = self.memory, self.outputs
+        if index is not None:
+            memory, outputs = jax.tree.map(lambda x: x[index], (memory, outputs))
+        if self.reference is not None:
+            anchor = self.reference(weights)
+            outputs = jax.vmap(lambda x: self.f(anchor, x))(memory)
+        return jnp.mean(jax.vmap(lambda x, y0: self.distance(self.f(weights, x), y0))(memory, outputs))
+
+
+class AbstractMethod(eqx.Module):
+    """How `walk` takes its steps."""
+
+    @abc.abstractmethod
+    def start(self, problem: Problem, weights: PyTree, key: PRNGKeyArray) -> Any:
+        """Check the settings against the problem, and return the method's state."""
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, weights: PyTree, state: Any, draw: Any) -> tuple[PyTree, Any, dict[str, Any]]:
+        """One step: the new weights and state, and `objective` and `kept` before the step, its `length`, and, if it
+        could not be taken within the drift allowed, `stopped`, with the cure."""
+
+
+@final
+class PenalisedDescent(AbstractMethod):
+    """Descent of `L(w) + penalty · (mean distance of the memory's outputs to the reference)`, the authors' method.
+
+    **Reference:** Raghavan et al. (2024), Algorithms 1 and 2; there and in the authors' code the distances are summed
+    over the memory, so that their λ is `penalty` divided by the number of inputs summed.
+    """
+
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    penalty: float
+    memory_batch: int | None = eqx.field(static=True)
+
+    def __init__(
+        self, optimiser: optax.GradientTransformation, penalty: float | int = 1.0, memory_batch: int | None = None
+    ):
+        """**Arguments:**
+
+        - `optimiser`: any of optax. Give the same one again, and nothing is compiled again.
+        - `penalty`: 0 for plain descent of the objective.
+        - `memory_batch`: how many inputs of the memory a step looks at; default: all.
+
+        **Raises:** `ValueError` for a penalty that is negative or not finite, or a batch that is not positive.
+        """
+        if not 0 <= penalty < math.inf:
+            raise ValueError(f"the penalty must be at least 0 and finite, got {penalty}")
+        if memory_batch is not None and memory_batch < 1:
+            raise ValueError(f"memory_batch must be at least 1, got {memory_batch}; leave it out for the whole memory")
+        self.optimiser = optimiser
+        self.penalty = penalty
+        self.memory_batch = memory_batch
+
+    def start(self, problem: Problem, weights: PyTree, key: PRNGKeyArray) -> Any:
+        """The optimiser's state, and which inputs of the memory each step looks at."""
+        if self.memory_batch is not None and self.memory_batch > problem.size:
+            raise ValueError(
+                f"memory_batch is {self.memory_batch} and the memory has {problem.size} inputs; leave it out"
+            )
+        if problem.objective is None and problem.reference is None:
+            raise ValueError(
+                "descending the drift alone never moves: at the start it is zero, its minimum; give an objective, or walk"
+                " by wm.ExactDirections, which draws a direction"
+            )
+        state = self.optimiser.init(eqx.filter(weights, eqx.is_inexact_array))
+        return state, None if self.memory_batch is None else shuffled(key, problem.size, self.memory_batch)
+
+    def step(self, problem: Problem, weights: PyTree, state: Any, draw: Any) -> tuple[PyTree, Any, dict[str, Any]]:
+        """One step of the optimiser."""
+        state, memory_draws = state
+        index = None if memory_draws is None else next(memory_draws)
+        penalty = None if self.penalty == 0 else np.asarray(self.penalty, np.float32)
+        weights, state, told = _descend(self.optimiser, problem, weights, state, draw, index, penalty)
+        return weights, (state, memory_draws), told
+
+
+@eqx.filter_jit
+def _descend(optimiser, problem, weights, state, draw, index, penalty):
+    dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
+
+    def loss(dynamic):
+        w = eqx.combine(dynamic, static)
+        objective = problem.improve(w, draw)
+        if penalty is None:
+            return objective, (objective, jnp.asarray(jnp.nan))
+        kept = problem.keep(w, index)
+        return objective + penalty.astype(kept.dtype) * kept, (objective, kept)
+
+    (_, (objective, kept)), gradient = jax.value_and_grad(loss, has_aux=True)(dynamic)
+    updates, state = optimiser.update(gradient, state, dynamic)
+    moved = jax.tree.map(lambda x, u: x + u.astype(x.dtype), dynamic, updates)
+    length = norm(jax.tree.map(jnp.subtract, moved, dynamic))
+    return eqx.combine(moved, static), state, {"objective": objective, "kept": kept, "length": length}
+
+
+def walk(
+    f: Callable[..., Any],
+    weights: PyTree,
+    objective: AbstractObjective | None,
+    memory: PyTree,
+    distance: OutputDistance | Callable[..., Any] = squared_error,
+    *,
+    method: AbstractMethod,
+    steps: int,
+    key: PRNGKeyArray,
+    held_out: PyTree | None = None,
+    record: int | Sequence[int] | None = None,
+    drift_limit: float | int | None = None,
+    target: float | int | Callable[[PyTree], Any] | None = None,
+    reference: Callable[[PyTree], PyTree] | None = None,
+    batch: int = 500,
+    keep: int = 2**27,
+) -> Path:
+    r"""Walk through weight space: make an objective small and keep the function on a memory of inputs.
+
+    The outputs of the memory at the start are computed once; the drift is the mean distance to them. Each step is one
+    compiled function in a loop in Python. The same arguments give the same path, bit for bit.
+
+    **Arguments:**
+
+    - `f`: called as `f(weights, x)` for one input; returns an array. For a network, `operator.call`.
+    - `weights`: any pytree, such as an Equinox module; its floating-point arrays move.
+    - `objective`: of `wmlib.objectives`: `Task` for Algorithm 1, `Sparsity` for Algorithm 2; `None` for Algorithm 3.
+    - `memory`: the inputs on which the function is to be kept, a tree of arrays that share their first axis.
+    - `distance`: of `wmlib.distances`, or a function of an output and a reference.
+    - `method`: `PenalisedDescent` or `wm.ExactDirections`.
+    - `steps`: the most steps to take.
+    - `key`: for the minibatches and for directions that are drawn.
+    - `held_out`: other inputs, to measure the drift on; default: the memory.
+    - `record`: how many steps lie between recorded points, or a list of steps; the start and the end are always
+      recorded. Default: a twentieth of the steps.
+    - `drift_limit`: the mean distance on the memory at which to stop. Exact directions stay within it; descent is looked
+      at, at the recorded points, and stops after the first beyond.
+    - `target`: where to stop: the value of the objective, as the step after a recorded point would see it, or a function of
+      the weights that says so at a recorded point.
+    - `reference`: a function of the present weights to those whose outputs are to be kept, in place of the outputs at the
+      start (Algorithm 2 as printed keeps those of the pruned network). It is differentiated; stop the gradient there if it
+      should not be.
+    - `batch`: how many inputs are looked at together when outputs and drift are measured.
+    - `keep`: the most numbers to keep in recorded weights; beyond, they are projected.
+
+    **Returns:** a `Path`.
+
+    **Raises:** `ValueError` for weights that hold no floating-point array or a layer with a state (BatchNorm), a memory or
+    held-out inputs that are empty, numbers out of range, or a method that cannot do this; `FloatingPointError` when a step
+    is not finite.
+
+    **Example:**
+
+        task = wm.objectives.Task(operator.call, new_images, new_labels)
+        method = wm.PenalisedDescent(optax.sgd(1e-3, momentum=0.9))
+        path = wm.walk(operator.call, net, task, old_images[:50], method=method, steps=600, key=key)
+        path.outcome, path.length, path.drift[-1]
+
+    **Reference:** Raghavan et al. (2024), Algorithms 1, 2 and 3.
+    """
+    refuse_state(weights)
+    if not jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)):
+        raise ValueError("the weights hold no floating-point array, so there is nothing to move")
+    if steps < 1 or batch < 1:
+        raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    if drift_limit is not None and not drift_limit > 0:
+        raise ValueError(f"drift_limit must be positive, got {drift_limit}; leave it out for no limit")
+    if isinstance(target, (int, float)) and objective is None:
+        raise ValueError("a target that is a number is one of the objective, and there is none; give a function")
+    at = set(range(0, steps, max(1, steps // 20)) if record is None else _recorded(record, steps))
+    weights = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_inexact_array(x) else x, weights)
+    memory, outputs = remember(f, weights, memory, batch, "the memory")
+    beside = (memory, outputs) if held_out is None else remember(f, weights, held_out, batch, "held_out")
+    if not isinstance(distance, OutputDistance):
+        distance = OutputDistance(distance)
+    limit = math.inf if drift_limit is None else float(drift_limit)
+    problem = Problem(f, distance, reference, objective, memory, outputs, limit, batch)
+    key_draws, key_method = jax.random.split(key)
+    draws = None if objective is None else objective.draws(key_draws)
+    state = method.start(problem, weights, key_method)
+
+    points, told = _Points((len(at) + 1) * _size(weights) <= keep), []
+    outcome, cure = "step limit", "increase steps, or the size of a step"
+    for taken in range(steps + 1):
+        draw = None if draws is None else next(draws)
+        if taken in at or taken == steps:
+            away = told[points.steps[-1] :] if points.steps else []
+            lengths = np.asarray(jax.device_get([t["length"] for t in away]), float)
+            if not np.isfinite(lengths).all():
+                raise FloatingPointError(
+                    f"step {points.steps[-1] + int(np.argmin(np.isfinite(lengths))) + 1} is not finite; look for a"
+                    " gradient that is not, and lower the learning rate"
+                )
+            points.add(weights, taken, lengths.sum(), mean_distance(f, distance, weights, *beside, batch))
+            if _arrived(target, problem, weights, draw):
+                outcome, cure = "arrived", ""
+                break
+            if limit < math.inf and mean_distance(f, distance, weights, memory, outputs, batch) > limit:
+                outcome, cure = "drift limit", "increase the penalty or drift_limit, or take smaller steps"
+                break
+        if taken == steps:
+            break
+        weights, state, tale = method.step(problem, weights, state, draw)
+        if "stopped" in tale:
+            outcome, cure = "drift limit", tale["stopped"]
+            if points.steps[-1] != taken:
+                lengths = jax.device_get([t["length"] for t in told[points.steps[-1] :]])
+                points.add(weights, taken, float(np.sum(lengths)), mean_distance(f, distance, weights, *beside, batch))
+            break
+        told.append(tale)
+    told = jax.device_get(told)
+    traces = {k: np.array([t[k] for t in told], float) for k in ("objective", "kept")}
+    if objective is None:
+        traces["objective"] = np.full(len(told), np.nan)
+    return points.path(traces, outcome, cure)
+
+
+class _Points:
+    """The recorded points of a walk, while it goes on."""
+
+    def __init__(self, whole):
+        self.whole, self.weights, self.sketches, self.steps, self.lengths, self.drift = whole, [], [], [], [], []
+
+    def add(self, weights, taken, further, drift):
+        if not self.whole:
+            self.sketches.append(np.asarray(_sketch(weights)))
+            self.weights = self.weights[:1]
+        self.weights.append(weights)
+        self.steps.append(taken)
+        self.lengths.append(further)
+        self.drift.append(drift)
+
+    def path(self, traces, outcome, cure):
+        steps, lengths, drift = np.array(self.steps), np.cumsum(self.lengths), np.array(self.drift)
+        sketches = None if self.whole else np.stack(self.sketches)
+        return Path(tuple(self.weights), sketches, steps, lengths, drift, **traces, outcome=outcome, cure=cure)
+
+
+def _recorded(record, steps):
+    """The steps at which to record."""
+    if isinstance(record, int):
+        if record < 1:
+            raise ValueError(f"record must be at least 1, got {record}")
+        return range(0, steps, record)
+    if not all(0 <= step <= steps for step in record):
+        raise ValueError(f"the recorded steps must lie between 0 and {steps}, got {list(record)}")
+    return [0, *record]
+
+
+@eqx.filter_jit
+def _improvement(problem, weights, draw):
+    return problem.improve(weights, draw)
+
+
+def _arrived(target, problem, weights, draw):
+    if target is None:
+        return False
+    return bool(target(weights) if callable(target) else _improvement(problem, weights, draw) <= target)
+
+
+def _size(weights):
+    return sum(x.size for x in jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)))
+
+
+def _flatten(weights):
+    leaves = jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))
+    return np.concatenate([np.asarray(x, float).reshape(-1) for x in leaves])
+
+
+@eqx.filter_jit
+def _sketch(weights):
+    """A projection on 4,096 numbers, the same for all weights of one structure: each weight is added to a number drawn
+    for it, with a sign drawn for it (a count sketch)."""
+    total = jnp.zeros(4096)
+    for i, leaf in enumerate(jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))):
+        place, sign = jax.random.split(jax.random.fold_in(jax.random.key(0), i))
+        places = jax.random.randint(place, (leaf.size,), 0, len(total))
+        signed = leaf.reshape(-1).astype(total.dtype) * jax.random.rademacher(sign, (leaf.size,), total.dtype)
+        total = total.at[places].add(signed)
+    return total

@@ -1,0 +1,1 @@
+"""Other ways to learn a task without forgetting the last one."""
