@@ -19,13 +19,15 @@ STAMP := $(VENV)/.installed-$(KEY)
 CHAPTERS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/*/*.py))
 PRESET ?= cpu
 
-.PHONY: help book test rerun notebooks lint lock clean
+.PHONY: help book test rerun verify notebooks lint lock clean
 
 help:
 	@echo 'make book                      build the book into _build/html'
 	@echo 'make test                      run every check and test, and every chapter at preset quick'
 	@echo 'make rerun CHAPTER=... [PRESET=cpu]   compute the missing recorded runs of a chapter;'
 	@echo '                               with STALE=1 also those whose code has changed'
+	@echo 'make verify CHAPTER=... [LIMIT=seconds]   carry recorded runs over to code that has changed:'
+	@echo '                               compare old code with new, or compute a sample again'
 	@echo 'make notebooks                 write every chapter as .ipynb under _build/notebooks'
 	@echo 'make lint                      ruff, pyright, import-linter'
 	@echo 'make lock                      write requirements.txt from the packages in .venv'
@@ -68,6 +70,13 @@ rerun: $(STAMP)
 	  echo "make rerun CHAPTER=<chapter> [PRESET=quick|cpu|paper]" >&2; \
 	  echo "no chapter '$(CHAPTER)'; the chapters are: $(CHAPTERS)" >&2; exit 1; }
 	@WMLIB_PRESET=$(PRESET) $(if $(STALE),WMLIB_RERUN=stale) MPLBACKEND=agg $(BIN)/python notebooks/$(CHAPTER).py
+
+verify: $(STAMP)
+	@[ -f "notebooks/$(CHAPTER).py" ] || { \
+	  echo "make verify CHAPTER=<chapter> [EXPERIMENT=<one of it>] [LIMIT=<seconds>] [FROM=<commit>] [PRESET=cpu]" >&2; \
+	  echo "no chapter '$(CHAPTER)'; the chapters are: $(CHAPTERS)" >&2; exit 1; }
+	@$(BIN)/python -m wmlib.lab.verify "$(CHAPTER)" --preset "$(PRESET)" $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)") \
+	  $(if $(LIMIT),--limit "$(LIMIT)") $(if $(FROM),--since "$(FROM)") $(if $(STARTS),--starts "$(STARTS)")
 
 notebooks: $(STAMP)
 	@for chapter in $(CHAPTERS); do \

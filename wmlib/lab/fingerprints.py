@@ -32,43 +32,65 @@ def fingerprint(function: Callable) -> str:
 
     **Raises:** `ValueError` if there is no source to read, as for a function typed at a prompt.
     """
+    text = "\n".join(f"{place}: {body}" for place, body in sorted(_parts(function)[0].items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def unplaced(function: Callable) -> list[tuple[str, str]]:
+    """What `fingerprint` digests, with no word of the modules of wmlib in which definitions lie.
+
+    Two versions of a function with the same list compute the same: definitions may have moved to other modules, and
+    imports have followed them, but no definition and no constant has changed.
+
+    **Returns:** the name and the code of each definition and constant, sorted.
+
+    **Raises:** as `fingerprint`.
+    """
+    return sorted(_parts(function)[1])
+
+
+def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]]]:
+    """The code that a function reaches, by module and name; and the same by name alone, without modules."""
     function = inspect.unwrap(function)
     home = getattr(function, "func", function).__module__
     parts: dict[tuple[str, str], str] = {}
+    bare: list[tuple[str, str]] = []
     queue: list[Any] = []
 
-    def spell(value: Any) -> str:
-        """A value as text that is the same in every process."""
+    def spell(value: Any, placed: bool = True) -> str:
+        """A value as text that is the same in every process; `placed`, with the modules of what it names."""
         with contextlib.suppress(ValueError, SyntaxError, TypeError):
             if not isinstance(value, (set, frozenset)) and ast.literal_eval(repr(value)) == value:
                 return repr(value)
         if isinstance(value, functools.partial):
             value = (value.func, value.args, value.keywords)
         if isinstance(value, Mapping):
-            return f"{{{', '.join(f'{k!r}: {spell(v)}' for k, v in value.items())}}}"
+            return f"{{{', '.join(f'{k!r}: {spell(v, placed)}' for k, v in value.items())}}}"
         if isinstance(value, (list, tuple)):
-            return f"[{', '.join(map(spell, value))}]"
+            return f"[{', '.join(spell(v, placed) for v in value)}]"
         if isinstance(value, (set, frozenset)):
-            return f"{{{', '.join(sorted(map(spell, value)))}}}"
+            return f"{{{', '.join(sorted(spell(v, placed) for v in value))}}}"
         if isinstance(value, (np.ndarray, np.generic, jax.Array)):
             if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
             return f"{value.dtype}{value.shape} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
-            return f"{spell(type(value))}({spell(fields)})"
+            return f"{spell(type(value), placed)}({spell(fields, placed)})"
         definition = value if isinstance(value, type) else _unwrap(value)
         if not isinstance(definition, (types.FunctionType, type)):
             return repr(value) if isinstance(value, float) else type(value).__qualname__
         if definition.__module__ == home or definition.__module__.startswith("wmlib."):
             # A module that registers rules is one definition: they act without being named.
             queue.append(_registering_module(definition) or definition)
-        return f"{'' if definition.__module__ == home else definition.__module__}.{definition.__qualname__}"
+        nameless = definition.__module__ == home or (not placed and _ours(definition.__module__))
+        return f"{'' if nameless else definition.__module__}.{definition.__qualname__}"
 
     if isinstance(function, types.FunctionType):
         spell(function)
     else:
         parts["", ""] = spell(function)
+        bare.append(("", spell(function, placed=False)))
     if not queue:
         raise ValueError(f"the code of {function!r} cannot be followed; give a function that def makes")
     while queue:
@@ -83,6 +105,7 @@ def fingerprint(function: Callable) -> str:
         tree = _Essence().visit(ast.parse(_source(definition)))
         parts[place] = ast.unparse(tree)
         scope, among = {**vars(module), **_enclosing(definition)}, _free_names(parts[place])
+        found: dict[str, tuple[str, str]] = {}
         for node in ast.walk(tree):
             if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
                 value = _resolve(node, scope)
@@ -91,9 +114,11 @@ def fingerprint(function: Callable) -> str:
                 elif isinstance(value, _CONSTANTS) or (
                     dataclasses.is_dataclass(value) and not isinstance(value, Preset)
                 ):
-                    parts[(place[0], ast.unparse(node))] = spell(value)
-    text = "\n".join(f"{place}: {body}" for place, body in sorted(parts.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+                    text = ast.unparse(node)
+                    parts[(place[0], text)] = spell(value)
+                    found[text] = (_Unplaced(scope, among).name(node), spell(value, placed=False))
+        bare += [(name, ast.unparse(_Unplaced(scope, among).visit(tree))), *found.values()]
+    return parts, bare
 
 
 def _source(definition: Any) -> str:
@@ -148,6 +173,39 @@ class _Essence(ast.NodeTransformer):
         if isinstance(node, ast.Raise):
             node.exc = node.cause = None
         return node
+
+
+class _Unplaced(ast.NodeTransformer):
+    """A definition without the modules of wmlib: a name is what it stands for, wherever that lies."""
+
+    def __init__(self, scope: Mapping[str, Any], among: set[str]):
+        self.scope, self.among = scope, among
+
+    def name(self, node: ast.expr) -> str:
+        value = _resolve(node, self.scope)
+        if isinstance(value, (types.FunctionType, type)) and _ours(value.__module__):
+            return value.__qualname__
+        if isinstance(node, ast.Attribute) and _is_ours(_resolve(node.value, self.scope)):
+            return node.attr
+        return ast.unparse(node)
+
+    def _rename(self, node: ast.Name | ast.Attribute) -> ast.AST:
+        if _root(node) in self.among and (name := self.name(node)) != ast.unparse(node):
+            return ast.Name(name, node.ctx)
+        return self.generic_visit(node)
+
+    visit_Name = visit_Attribute = _rename
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.level or _ours(node.module or "") else node
+
+
+def _ours(module: str) -> bool:
+    return module.split(".")[0] == "wmlib"
+
+
+def _is_ours(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and _ours(value.__name__)
 
 
 def _root(node: ast.expr) -> str | None:

@@ -10,9 +10,9 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from tqdm.auto import tqdm
 
 from .fingerprints import fingerprint
 from .presets import Preset
+from .records import append_row as append_row
+from .records import equivalences, freshness, identity, leads_to
+from .records import read_rows as read_rows
 
 _VERSIONS = ("jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib")
 _COLUMNS = ("seed", "seconds", "device", "data", "stale")
@@ -66,7 +69,8 @@ def sweep(
 
     **Returns:** a frame with a row for each run in the order of the grid, then seeds: the configuration, `seed`, the
     metrics (NaN where one was not finite), the curves, `seconds`, `device`, `data`, `stale` (the row was computed by
-    code that has changed since). A metric hides a setting of the same name.
+    code that has changed since, and no
+    recorded equivalence carries it). A metric hides a setting of the same name.
 
     **Raises:** `ValueError` for an empty grid, a configuration that is not JSON or that occurs twice, or a damaged
     record file; `OSError` for a folder that cannot be written, before anything is computed; `LookupError` if runs are
@@ -81,13 +85,15 @@ def sweep(
     refresh = preset.name == "quick" or os.environ.get("WMLIB_RERUN") == "stale"
 
     def recorded() -> dict[str, dict[str, Any]]:
-        rows = [r for r in read_rows(path) if r["preset"] == preset.name and (r["code"] == code or not refresh)]
-        # Of several rows of one run, the last; but one of the present code before any other.
-        return {_identity(r["config"], r["seed"]): r for r in sorted(rows, key=lambda r: r["code"] == code)}
+        fresh = freshness(path.parent, name)
+        rows = [r for r in read_rows(path) if r["preset"] == preset.name and (fresh(r, code) or not refresh)]
+        # Of several rows of one run, the last; but one of the present code before any other, then one as good.
+        order = sorted(rows, key=lambda r: (r["code"] == code) + fresh(r, code))
+        return {identity(r["config"], r["seed"]): {**r, "stale": not fresh(r, code)} for r in order}
 
     rows = recorded()
     # Seed by seed, so that a sweep that is stopped is a complete one of fewer seeds.
-    missing = sorted((w for w in wanted if _identity(*w) not in rows), key=lambda w: w[1])
+    missing = sorted((w for w in wanted if identity(*w) not in rows), key=lambda w: w[1])
     if missing and not compute:
         raise LookupError(
             f"{len(missing)} of {len(wanted)} runs of {name!r} are not recorded at the preset {preset.name!r} in {path};"
@@ -101,16 +107,16 @@ def sweep(
         task = _Task(name, run, preset.name, code, path, together)
         units = [(config, (seed,)) for config, seed in missing]
         if together:
-            seeds = {_identity(config, None): [] for config in configs}
+            seeds = {identity(config, None): [] for config in configs}
             for config, seed in missing:
-                seeds[_identity(config, None)].append(seed)
-            units = [(c, tuple(seeds[_identity(c, None)])) for c in configs if seeds[_identity(c, None)]]
+                seeds[identity(config, None)].append(seed)
+            units = [(c, tuple(seeds[identity(c, None)])) for c in configs if seeds[identity(c, None)]]
         for _ in tqdm(_compute(task, units, executor), total=len(units), desc=name, file=sys.stderr, disable=None):
             pass
         rows = recorded()
-        if lost := [w for w in wanted if _identity(*w) not in rows]:
+        if lost := [w for w in wanted if identity(*w) not in rows]:
             raise LookupError(f"{len(lost)} rows of {name!r} vanished from {path} during the sweep; start it again")
-    return pd.DataFrame([_flat(rows[_identity(config, seed)], code) for config, seed in wanted])
+    return pd.DataFrame([_flat(rows[identity(config, seed)]) for config, seed in wanted])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,20 +132,21 @@ class _Task:
 
     def __call__(self, config: dict[str, Any], seeds: tuple[int, ...], wait: bool = True) -> bool:
         """Whether the runs are recorded now; without `wait`, those that another process computes are left to it."""
-        identity = _identity(config, None if self.together else seeds[0])
-        claim = self.path.parent / ".claims" / hashlib.sha256(f"{self.path.stem}{identity}".encode()).hexdigest()[:16]
+        unit = identity(config, None if self.together else seeds[0])
+        claim = self.path.parent / ".claims" / hashlib.sha256(f"{self.path.stem}{unit}".encode()).hexdigest()[:16]
         claim.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             try:  # the system drops the lock of a process that dies, so a killed run is free again
                 held.enter_context(filelock.FileLock(claim, timeout=-1 if wait else 0))
             except filelock.Timeout:
                 return False
+            fresh = freshness(self.path.parent, self.name)
             recorded = {
-                _identity(r["config"], r["seed"])
+                identity(r["config"], r["seed"])
                 for r in read_rows(self.path)
-                if r["preset"] == self.preset and r["code"] == self.code
+                if r["preset"] == self.preset and fresh(r, self.code)
             }
-            seeds = tuple(seed for seed in seeds if _identity(config, seed) not in recorded)
+            seeds = tuple(seed for seed in seeds if identity(config, seed) not in recorded)
             if not seeds:
                 return True  # another process was faster
             start = time.perf_counter()
@@ -229,15 +236,11 @@ def _configurations(grid) -> list[dict[str, Any]]:
             raise ValueError(
                 f"a configuration must be made of JSON values (text, numbers, lists, None), got {config!r}: {error}"
             ) from error
-    identities = [_identity(config, 0) for config in configs]
+    identities = [identity(config, 0) for config in configs]
     if len(set(identities)) < len(identities):
         twice = next(c for c, i in zip(configs, identities, strict=True) if identities.count(i) > 1)
         raise ValueError(f"the configuration {twice} occurs twice in the grid; give each one once")
     return configs
-
-
-def _identity(config: Mapping[str, Any], seed: int | None) -> str:
-    return json.dumps([config, seed], sort_keys=True)
 
 
 def _folder(results: str | os.PathLike[str] | None, preset: str) -> Path:
@@ -247,6 +250,14 @@ def _folder(results: str | os.PathLike[str] | None, preset: str) -> Path:
     if not (root / "book" / "results").is_dir():
         return Path("results")
     return root / "_build" / "results" if preset == "quick" else root / "book" / "results"
+
+
+_TIMES = re.compile(r"(^|[\W_])(seconds|(wall|cpu)_s)([\W_]|$)")
+
+
+def measures_time(name: str) -> bool:
+    """Whether a metric or a curve measures time: its name then says the clock, as in "step_wall_s" or "step_cpu_s"."""
+    return bool(_TIMES.search(name))
 
 
 def _writable(path: Path) -> None:
@@ -262,44 +273,11 @@ def _writable(path: Path) -> None:
         ) from error
 
 
-def _flat(row: dict[str, Any], code: str) -> dict[str, Any]:
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A recorded row as one level of columns."""
     metrics = {k: math.nan if v is None else v for k, v in row["metrics"].items()}
-    rest = {k: row.get(k) for k in _COLUMNS} | {"stale": row["code"] != code}
+    rest = {k: row.get(k) for k in _COLUMNS}
     return {**row["config"], **metrics, **row["curves"], **rest}
-
-
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a record file; none if there is no file.
-
-    A last line that a kill left half-written is passed over, with a warning.
-
-    **Raises:** `ValueError`, with the number of the line, if another line is damaged.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-            if not {"experiment", "config", "seed", "preset", "metrics", "curves", "seconds", "code"} <= row.keys():
-                raise ValueError("it is not a row")
-            rows.append(row)
-        except (ValueError, AttributeError) as error:
-            if number == len(lines):  # no newline after it: the write did not end
-                warnings.warn(
-                    f"{path} ends in a half-written line, which is left out; its run is missing", stacklevel=2
-                )
-            else:
-                raise ValueError(
-                    f"line {number} of {path} is damaged ({error}); restore the file, or delete that line to compute"
-                    " its run again"
-                ) from error
-    return rows
 
 
 def recorded_runs(name: str, preset: str, *, results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -308,45 +286,16 @@ def recorded_runs(name: str, preset: str, *, results: str | os.PathLike[str] | N
     **Arguments:** `name` of the experiment; `preset`, its name; `results`, the folder, found as by `sweep`.
 
     **Returns:** a frame as that of `sweep`, empty if nothing is recorded. Of several rows of one run it has the last.
-    What the present code is cannot be known here, so `stale` says that a row is of other code than the last one.
+    What the present code is cannot be known here, so `stale` says that a row is of other code than the last one, and no
+    recorded equivalence leads from the two to common code.
 
     **Raises:** `ValueError` for a damaged record file.
     """
-    rows = [r for r in read_rows(_folder(results, preset) / f"{name}.jsonl") if r["preset"] == preset]
+    folder = _folder(results, preset)
+    rows = [r for r in read_rows(folder / f"{name}.jsonl") if r["preset"] == preset]
     if not rows:
         return pd.DataFrame(columns=[*_COLUMNS])
-    last = {_identity(r["config"], r["seed"]): r for r in rows}
-    return pd.DataFrame([_flat(row, rows[-1]["code"]) for row in last.values()])
-
-
-def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Append one row to a record file and sync it to disk; a half-written last line is first cut off.
-
-    Numbers that are not finite are written as null.
-    """
-    path = Path(path)
-    line = json.dumps(_plain(row), allow_nan=False).encode() + b"\n"
-    lock = path.parent / ".claims" / f"{path.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(lock), open(path, "a+b") as file:
-        file.seek(0)
-        whole, newline, tail = file.read().rpartition(b"\n")
-        try:  # a last line that lacks nothing but its end is a row all the same
-            line = b"\n" * bool(tail and json.loads(tail)) + line
-        except ValueError:
-            file.truncate(len(whole + newline))
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    lines = equivalences(folder, name)
+    newest = leads_to(rows[-1], lines)
+    last = {identity(r["config"], r["seed"]): r for r in rows}
+    return pd.DataFrame([_flat({**row, "stale": not newest & leads_to(row, lines)}) for row in last.values()])

@@ -1,0 +1,401 @@
+"""Whether code that has changed gives the results that were recorded: `python -m wmlib.lab.verify <chapter>`.
+
+For each experiment of a chapter whose rows are of other code than today's:
+
+1. the old code, from git, is compared with today's as syntax trees without the modules in which definitions lie. If they
+   are equal, the code has *moved*, and nothing is run;
+2. else a sample is computed again: of each method (the distinct values of the settings that are words, true, false or
+   nothing) the run that was cheapest. If all metrics and curves are equal bit for bit, the rows are *verified*;
+3. else old and new code are both run on this machine, and the old once more, started one unit in the last place apart,
+   then two … The rows are verified if no metric and no curve of the sample parts new from old by more than twice the
+   largest difference that such a start makes of it (or eight units in the last place of its largest number): a start is
+   one draw of what chance does to a chaotic computation, so it is doubled.
+
+Metrics and curves that measure time (see `sweep`) are left out. The results of the sample are kept in `_build/verify`;
+a line is appended to `equivalences.jsonl` when the whole sample of an experiment is done. Start it twice to share the work.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from . import records
+from .runs import _folder, measures_time
+
+_ROOT = Path(__file__).resolve().parents[2]
+_KEPT = _ROOT / "_build" / "verify"
+_SLACK = 2.0  # a start is one draw of the differences that chance makes
+_LAST_PLACES = 8 * float(np.finfo(np.float32).eps)
+
+
+class Refused(Exception):
+    """Rows that cannot be carried; the message says which and why."""
+
+
+def methods(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The cheapest run of each method, by the settings that are words, true, false or nothing."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        words = ", ".join(str(v) for v in row["config"].values() if v is None or isinstance(v, (str, bool)))
+        if words not in found or row["seconds"] < found[words]["seconds"]:
+            found[words] = row
+    return found
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float]:
+    """The largest absolute difference of each metric and each curve of two results, time left out.
+
+    It is infinite where one of them has no such number, or a list of another length.
+    """
+    found = {}
+    for part in ("metrics", "curves"):
+        for name in dict.fromkeys((*a[part], *b[part])):
+            if not measures_time(name):
+                absent = object()
+                found[name] = _apart(a[part].get(name, absent), b[part].get(name, absent))
+    return found
+
+
+def _apart(a: Any, b: Any) -> float:
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        return max((_apart(a[k], b[k]) for k in a), default=0.0)
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return max((_apart(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    if a == b:
+        return 0.0
+    numbers = all(isinstance(v, (int, float)) for v in (a, b))
+    return abs(a - b) if numbers else math.inf
+
+
+def _size(value: Any) -> float:
+    """The largest number in a metric or a curve."""
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list):
+        return max(map(_size, value), default=0.0)
+    return abs(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+
+
+def _largest(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, float]:
+    """For each metric and curve, the largest difference in some pairs of results."""
+    found: dict[str, float] = {}
+    for a, b in pairs:
+        for name, apart in differences(a, b).items():
+            found[name] = max(found.get(name, 0.0), apart)
+    return found
+
+
+def _replay(root: Path, chapter: str, preset: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a chapter's script of the version in `root` under `_replay.py`."""
+    work = _KEPT / "jobs"
+    work.mkdir(parents=True, exist_ok=True)
+    name = f"{chapter.replace('/', '-')}-{os.getpid()}"
+    out, asked, log = (work / f"{name}.{ending}" for ending in ("out.json", "json", "log"))
+    asked.write_text(
+        json.dumps({
+            "chapter": str(root / "notebooks" / f"{chapter}.py"), "out": str(out), "kept": str(_KEPT), "ulps": 0, **job,
+        })
+    )  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": str(root), "WMLIB_RESULTS": str(_folder(None, preset).absolute()), "WMLIB_PRESET": preset,
+        "WMLIB_RECORDED_ONLY": "1", "MPLBACKEND": "agg",
+    }  # fmt: skip
+    environment.pop("WMLIB_RERUN", None)
+    command = [sys.executable, "-P", str(Path(__file__).with_name("_replay.py")), str(asked)]
+    out.unlink(missing_ok=True)
+    with open(log, "w") as file:
+        done = subprocess.Popen(command, cwd=root, env=environment, stdout=file, stderr=subprocess.PIPE, text=True)
+        try:
+            assert done.stderr is not None
+            for line in done.stderr:
+                file.write(line)
+                if line.startswith("  "):
+                    print(line, end="", file=sys.stderr, flush=True)
+            done.wait()
+        finally:
+            done.kill()
+    if done.returncode or not out.exists():
+        tail = log.read_text().splitlines()[-5:]
+        raise Refused(f"{chapter} could not be run in {root}; the whole of its output is in {log}:\n" + "\n".join(tail))
+    seen = json.loads(out.read_text())
+    for file in (out, asked, log):
+        file.unlink()
+    return seen
+
+
+def _checkout(commit: str) -> Path:
+    """The files of a commit, in a folder of their own."""
+    folder = _KEPT / "code" / commit
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            files = subprocess.run(["git", "-C", _ROOT, "archive", commit], capture_output=True, check=True).stdout
+            partial = folder.with_name(f"{commit}.partial")
+            with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+                archive.extractall(partial, filter="data")
+            partial.rename(folder)
+    return folder
+
+
+def _old(commit: str, chapter: str, preset: str) -> dict[str, Any] | None:
+    """What the sweeps of a chapter were at a commit; None if it had no such chapter."""
+    kept = _KEPT / "seen" / f"{chapter.replace('/', '-')}-{preset}-{commit}.json"
+    if not kept.exists():
+        if not (root := _checkout(commit)).joinpath("notebooks", f"{chapter}.py").exists():
+            return None
+        print(f"asking {chapter} of {commit[:12]}", file=sys.stderr, flush=True)
+        seen = _replay(root, chapter, preset, {})
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f"{kept.name}.{os.getpid()}")
+        partial.write_text(json.dumps(seen))
+        partial.replace(kept)
+    return json.loads(kept.read_text())
+
+
+def _candidates(chapter: str, rows: Sequence[Mapping[str, Any]], given: str | None) -> Iterator[str]:
+    """Commits whose code may have computed rows: as given, as the rows say, as lines say, then the newest first."""
+    seen = set()
+    named = [given] if given else [*dict.fromkeys(row["commit"] for row in rows if row.get("commit"))]
+    if not given:
+        lines = records.read_lines(_folder(None, "cpu") / "equivalences.jsonl", (), "line")
+        named += dict.fromkeys(line["from_commit"] for line in reversed(lines) if line.get("from_commit"))
+        log = ["git", "-C", _ROOT, "log", "--format=%H", "--", "wmlib", f"notebooks/{chapter}.py"]
+        named += subprocess.run(log, capture_output=True, text=True, check=True).stdout.split()
+    for name in named:
+        done = subprocess.run(
+            ["git", "-C", _ROOT, "rev-parse", "--verify", "--quiet", f"{name.rstrip('+')}^{{commit}}"],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode and given:
+            raise Refused(f"git knows no commit {given}; give FROM= one that git log lists")
+        if (commit := done.stdout.strip()) and commit not in seen:
+            seen.add(commit)
+            yield commit
+
+
+def _call(seen: Mapping[str, Any] | None, experiment: str, code: str) -> Mapping[str, Any] | None:
+    calls = seen["calls"] if seen else []
+    return next((c for c in calls if c["experiment"] == experiment and c["code"] == code), None)
+
+
+def verify(
+    chapter: str,
+    preset: str = "cpu",
+    experiment: str | None = None,
+    limit: float = math.inf,
+    since: str | None = None,
+    starts: int = 4,
+) -> list[dict[str, Any]]:
+    """Carry the rows of a chapter to today's code, as the text above says.
+
+    **Arguments:** `chapter`, as "paths/metric"; `preset`, whose rows; `experiment`, one of the chapter's, or all;
+    `limit`, the seconds that the cheapest run of a method may have taken: an experiment with a dearer one is left for
+    another time; `since`, the commit of the old code; `starts`, the most that are run.
+
+    **Returns:** for each experiment and old digest a mapping with `experiment`, `rows`, `from`, `to`, `how` ("fresh",
+    "moved", "verified", "left", or what is wrong) and, where it was verified, `runs`, `largest` and `seconds`.
+    """
+    seen = _replay(_ROOT, chapter, preset, {})
+    calls = [c for c in seen["calls"] if experiment in (None, c["experiment"])]
+    if experiment and not calls:
+        raise Refused(
+            f"{chapter} has no experiment {experiment!r}; it has {', '.join(c['experiment'] for c in seen['calls'])}"
+        )
+    folder = _folder(None, preset)
+    table, work = [], []
+    for name in dict.fromkeys(c["experiment"] for c in calls):
+        codes = [*dict.fromkeys(c["code"] for c in calls if c["experiment"] == name)]
+        rows = [r for r in records.read_rows(folder / f"{name}.jsonl") if r["preset"] == preset]
+        for code in codes:
+            reached = {i for c in calls if (c["experiment"], c["code"]) == (name, code) for i in c["runs"]}
+            # Rows that no sweep asks for go with the others, unless one experiment has two kinds of run.
+            mine = [r for r in rows if len(codes) == 1 or records.identity(r["config"], r["seed"]) in reached]
+            fresh = records.freshness(folder, name)
+            for old in dict.fromkeys(r["code"] for r in mine):
+                these = [r for r in mine if r["code"] == old]
+                stale = [r for r in these if not fresh(r, code)]
+                entry = {"experiment": name, "rows": len(these), "from": old, "to": code, "how": "fresh"}
+                table.append(entry)
+                if stale:
+                    which = "all" if len(codes) == 1 else [records.identity(r["config"], r["seed"]) for r in stale]
+                    work.append(
+                        (entry, stale, which, next(c for c in calls if c["code"] == code and c["experiment"] == name))
+                    )
+    work = [w for w in work if not _moved(chapter, preset, since, folder, *w)]
+    for entry, *rest in sorted(work, key=lambda w: sum(r["seconds"] for r in methods(w[1]).values())):
+        dearest = max(r["seconds"] for r in methods(rest[0]).values())
+        if dearest > limit:
+            entry["how"] = f"left: a run of the sample took {dearest:.0f} s"
+            continue
+        try:
+            _verified(chapter, preset, starts, folder, entry, *rest)
+        except Refused as error:
+            entry["how"] = str(error)
+    if seen["stopped"]:
+        table.append(
+            {"experiment": "", "rows": 0, "from": "", "to": "", "how": f"the script stopped: {seen['stopped']}"}
+        )
+    return table
+
+
+def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
+    """Whether the code is equal but for where definitions lie; then a line says so."""
+    known = set().union(*(records.leads_to(r, records.equivalences(folder, entry["experiment"])) for r in rows))
+    for commit in _candidates(chapter, rows, since):
+        try:
+            seen = _old(commit, chapter, preset)
+        except Refused as error:
+            print(error, file=sys.stderr)
+            continue
+        for digest in known:
+            if (old := _call(seen, entry["experiment"], digest)) is None:
+                continue
+            if old["bare"] is not None and old["bare"] == call["bare"]:
+                why = "the code is equal but for the modules in which definitions lie; nothing was run"
+                _append(
+                    folder,
+                    entry,
+                    {
+                        "from": digest,
+                        "rows": which,
+                        "reason": "moved",
+                        "why": why,
+                        "largest": 0.0,
+                        "from_commit": commit,
+                    },
+                )
+                entry["how"] = "moved"
+                return True
+        if _call(seen, entry["experiment"], entry["from"]) is not None:
+            entry["commit"] = commit
+            return False
+    entry["how"] = f"no commit gives the digest {entry['from']}; name it: FROM=<commit>"
+    return True
+
+
+def _verified(chapter, preset, starts, folder, entry, rows, which, call) -> None:
+    """Compute the sample of an experiment, compare, and append a line; `Refused` says what differs."""
+    began, name = time.monotonic(), entry["experiment"]
+    units, recorded = [], []
+    for words, row in methods(rows).items():
+        seeds = [row["seed"]]
+        if call["together"]:  # a batch is computed as it was
+            seeds = sorted(r["seed"] for r in rows if r["config"] == row["config"])
+        units.append({"config": row["config"], "seeds": seeds, "words": f"{words or 'run'}, seed {seeds[0]}"})
+        by_seed = {r["seed"]: r for r in rows if r["config"] == row["config"]}
+        recorded += [{"metrics": by_seed[s]["metrics"], "curves": by_seed[s]["curves"]} for s in seeds]
+
+    def results(code: str, ulps: int) -> list[Mapping[str, Any]]:
+        def kept() -> list[Mapping[str, Any]] | None:
+            lines = records.read_lines(_KEPT / f"{name}.jsonl", ("results",), "result")
+            found = []
+            for unit in units:
+                key = {"code": code, "ulps": ulps, "config": unit["config"], "seeds": unit["seeds"]}
+                line = next((k for k in reversed(lines) if all(k[i] == v for i, v in key.items())), None)
+                if line is None:
+                    return None
+                found += line["results"]
+            return found
+
+        if (found := kept()) is None:
+            root = _ROOT if code == entry["to"] else _checkout(entry["commit"])
+            seen = _replay(root, chapter, preset, {"sample": {name: units}, "codes": {name: code}, "ulps": ulps})
+            if (found := kept()) is None:
+                raise Refused(f"the sample was not computed: {seen['stopped'] or 'its sweep was not reached'}")
+        return found
+
+    new = results(entry["to"], 0)
+    apart = _largest([*zip(new, recorded, strict=True)])
+    if not apart:
+        raise Refused("all it records is time; run it anew")
+    line: dict[str, Any] = {"rows": which, "reason": "verified", "from_commit": entry["commit"]}
+    line["sample"] = [{"config": unit["config"], "seeds": unit["seeds"]} for unit in units]
+    entry["runs"] = len(new)
+    if not any(apart.values()):
+        line |= {"why": "metrics and curves of the sample are equal bit for bit", "largest": 0.0}
+    else:
+        old = results(entry["from"], 0)
+        apart, chance = _largest([*zip(new, old, strict=True)]), dict.fromkeys(apart, 0.0)
+        floor = {
+            k: _LAST_PLACES * max(_size(r[part].get(k)) for r in old for part in ("metrics", "curves")) for k in apart
+        }
+        for start in range(1, starts + 1):
+            beyond = {k: v for k, v in apart.items() if v > max(_SLACK * chance[k], floor[k])}
+            if not beyond and start > 1:
+                break
+            moved = _largest([*zip(results(entry["from"], start), old, strict=True)])
+            chance = {k: max(v, moved[k]) for k, v in chance.items()}
+        beyond = {k: v for k, v in apart.items() if v > max(_SLACK * chance[k], floor[k])}
+        if beyond:
+            worst = max(beyond, key=lambda k: beyond[k] / max(_SLACK * chance[k], floor[k], 1e-300))
+            raise Refused(
+                f"{', '.join(beyond)} differ: {worst} by {beyond[worst]:.3g}, where starts one unit in the last place"
+                f" apart differ by {chance[worst]:.3g}"
+            )
+        line |= {
+            "why": "old and new code differ no more than twice what the old code, started units in the last place apart,"
+            " differs from itself on this machine",
+            "largest": max(apart.values()),
+            "by_metric": {k: [v, chance[k]] for k, v in apart.items() if v},
+        }
+    entry |= {"how": "verified", "largest": line["largest"], "seconds": time.monotonic() - began}
+    _append(folder, entry, line)
+
+
+def _append(folder: Path, entry: Mapping[str, Any], line: Mapping[str, Any]) -> None:
+    """Append a line, unless another process has by now."""
+    path = folder / "equivalences.jsonl"
+    (folder / ".claims").mkdir(exist_ok=True)
+    with filelock.FileLock(folder / ".claims" / "equivalences.verify"):
+        same = ("experiment", "from", "to", "rows", "reason")
+        new = {"experiment": entry["experiment"], "from": entry["from"], "to": entry["to"], **line}
+        if not any(
+            all(have.get(k) == new[k] for k in same) for have in records.equivalences(folder, entry["experiment"])
+        ):
+            records.append_row(path, new | records.circumstances(_ROOT))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; 0 if every row is fresh at its end."""
+    parser = argparse.ArgumentParser(prog="make verify", description=__doc__.partition("\n")[0])
+    parser.add_argument("chapter")
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--experiment")
+    parser.add_argument("--limit", type=float, default=math.inf)
+    parser.add_argument("--since", help="the commit of the old code")
+    parser.add_argument("--starts", type=int, default=4)
+    given = parser.parse_args(arguments)
+    try:
+        table = verify(given.chapter, given.preset, given.experiment, given.limit, given.since, given.starts)
+    except Refused as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{'experiment':28} {'rows':>5}  {'from':16} {'to':16} {'runs':>5} {'largest':>9} {'min':>5}  how")
+    for row in table:
+        largest, minutes = row.get("largest"), row.get("seconds")
+        print(
+            f"{row['experiment']:28} {row['rows']:5}  {row['from']:16} {row['to']:16} {row.get('runs', ''):>5}"
+            f" {'' if largest is None else format(largest, '.2g'):>9}"
+            f" {'' if minutes is None else format(minutes / 60, '.1f'):>5}  {row['how']}"
+        )
+    return int(any(row["how"] not in ("fresh", "moved", "verified") for row in table))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)
