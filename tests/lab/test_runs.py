@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import datetime
 import functools
 import importlib.util
 import inspect
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
+from wmlib.lab import records
 from wmlib.lab.fingerprints import fingerprint
 from wmlib.lab.presets import Preset
 from wmlib.lab.runs import append_row, read_rows, recorded_runs
@@ -86,9 +89,10 @@ def square(config, key):
 
 
 def without_time(path):
-    """The rows of a record, as sorted text, without how long they took."""
+    """The rows of a record, as sorted text, without when they were computed and how long they took."""
+    left_out = ("seconds", "time", "digest")
     return sorted(
-        json.dumps({k: v for k, v in row.items() if k != "seconds"}, sort_keys=True) for row in read_rows(path)
+        json.dumps({k: v for k, v in row.items() if k not in left_out}, sort_keys=True) for row in read_rows(path)
     )
 
 
@@ -175,8 +179,14 @@ def test_what_a_row_holds(tmp_path, monkeypatch):
     wm.sweep("squares", square, [{"x": 2}], Preset("cpu", 1))
     (row,) = read_rows(tmp_path / "squares.jsonl")
     assert row.pop("seconds") >= 0
-    assert set(row.pop("versions")) == {"python", "jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib"}
-    assert row.pop("device")
+    versions = {"python", "jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib"}
+    assert versions <= row["versions"].keys() <= versions | {"scipy", "lineax", "diffrax", "datasets", "transformers"}
+    assert all(name in sys.modules for name in row.pop("versions").keys() - {"python"})
+    assert row.pop("device") and row.pop("processor")
+    assert row.pop("threads")["cores"] == len(os.sched_getaffinity(0))
+    assert abs(datetime.datetime.fromisoformat(row.pop("time")).timestamp() - time.time()) < 60
+    assert row.pop("digest") == records.content_digest(json.loads((tmp_path / "squares.jsonl").read_text()))
+    assert re.fullmatch(r"[0-9a-f]{12}\+?", row.pop("commit") or "0" * 12)
     assert row == {
         "experiment": "squares",
         "config": {"x": 2},
@@ -192,7 +202,7 @@ def test_what_a_row_holds(tmp_path, monkeypatch):
 def test_a_run_cannot_change_its_configuration(tmp_path):
     def run(config, key):
         config["widths"].append(0)
-        return {"metrics": {"n": len(config.pop("widths"))}}
+        return {"metrics": {"n": len(config.pop("widths"))}, "data": "none"}
 
     frame = wm.sweep("spoiled", run, [{"widths": [1]}], CPU, results=tmp_path)
     assert frame[["widths", "n"]].to_numpy().tolist() == [[[1], 2]] * 2
@@ -200,7 +210,7 @@ def test_a_run_cannot_change_its_configuration(tmp_path):
 
 def test_one_mapping_of_lists_stands_for_all_combinations(tmp_path):
     def run(config, key):
-        return {"metrics": {"z": config["x"] * config["y"]}}
+        return {"metrics": {"z": config["x"] * config["y"]}, "data": "none"}
 
     frame = wm.sweep("table", run, {"x": [1, 2], "y": [10, 20, 30]}, Preset("cpu", 1), results=tmp_path)
     assert frame["z"].tolist() == [10, 20, 30, 20, 40, 60]
@@ -218,7 +228,11 @@ def test_rows_of_another_preset_are_passed_over(tmp_path):
 
 def test_results_not_finite_are_null_on_disk_and_nan_in_the_frame(tmp_path):
     def run(config, key):
-        return {"metrics": {"a": np.float32("nan"), "b": float("inf")}, "curves": {"c": [1.0, float("nan")]}}
+        return {
+            "metrics": {"a": np.float32("nan"), "b": float("inf")},
+            "curves": {"c": [1.0, float("nan")]},
+            "data": "none",
+        }
 
     frame = wm.sweep("broken", run, [{"x": 1}], Preset("cpu", 1), results=tmp_path)
     assert "NaN" not in (tmp_path / "broken.jsonl").read_text()
@@ -261,7 +275,7 @@ def test_executors(kind, tmp_path, monkeypatch):
     source = """
         import os
         def run(config, key):
-            return {"metrics": {"y": config["x"] ** 2, "process": os.getpid()}}
+            return {"metrics": {"y": config["x"] ** 2, "process": os.getpid()}, "data": "none"}
     """
     name = next(NAMES)
     module = load(tmp_path, source, name)
@@ -280,11 +294,11 @@ def test_executors(kind, tmp_path, monkeypatch):
 
 def test_all_seeds_of_a_configuration_at_once_give_the_rows_of_one_by_one(tmp_path):
     def draw(config, key):
-        return {"metrics": {"y": jax.random.normal(key) * config["x"]}}
+        return {"metrics": {"y": jax.random.normal(key) * config["x"]}, "data": "none"}
 
     def draw_together(config, keys):
         calls.append((config["x"], len(keys)))
-        return [{"metrics": {"y": y}} for y in jax.vmap(jax.random.normal)(keys) * config["x"]]
+        return [{"metrics": {"y": y}, "data": "none"} for y in jax.vmap(jax.random.normal)(keys) * config["x"]]
 
     calls, grid = [], {"x": [3.0, 1.0]}
     alone = wm.sweep("alone", draw, grid, Preset("cpu", 4), results=tmp_path)
@@ -317,7 +331,7 @@ def test_an_exception_is_passed_on_and_earlier_rows_stay(tmp_path, threads):
             raise RuntimeError("out of paper")
         if config["x"] > 2 and broken:
             time.sleep(0.3)
-        return {"metrics": {"y": config["x"]}}
+        return {"metrics": {"y": config["x"]}, "data": "none"}
 
     def sweep(executor=None):
         return wm.sweep(
@@ -341,6 +355,13 @@ def test_a_run_that_returns_something_else(tmp_path, result):
 
     with pytest.raises(ValueError, match="run must return a mapping with 'metrics', numbers by name, got"):
         wm.sweep("wrong", run, [{"x": 1}], CPU, results=tmp_path)
+    assert not read_rows(tmp_path / "wrong.jsonl")
+
+
+@pytest.mark.parametrize("data", [{}, {"data": None}, {"data": ""}, {"data": 3}])
+def test_a_run_that_does_not_say_what_its_data_are(tmp_path, data):
+    with pytest.raises(ValueError, match=r"run must return 'data'.*fingerprint of load_dataset.*'synthetic: <how"):
+        wm.sweep("wrong", lambda config, key: {"metrics": {"y": 1.0}, **data}, [{"x": 1}], CPU, results=tmp_path)
     assert not read_rows(tmp_path / "wrong.jsonl")
 
 
@@ -397,7 +418,7 @@ def test_a_folder_that_vanishes_meanwhile(tmp_path):
             for path in sorted((tmp_path / "r").rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
             (tmp_path / "r").rmdir()
-        return {"metrics": {"y": config["x"]}}
+        return {"metrics": {"y": config["x"]}, "data": "none"}
 
     with pytest.raises(LookupError, match=r"1 rows of 'gone' vanished from .*start it again"):
         wm.sweep("gone", run, {"x": [0, 1, 2]}, Preset("cpu", 1), results=tmp_path / "r")
@@ -429,7 +450,7 @@ def versions(tmp_path):
     """Two versions of one experiment."""
     source = """
         def run(config, key):
-            return {{"metrics": {{"y": config["x"] + {shift}}}}}
+            return {{"metrics": {{"y": config["x"] + {shift}}}, "data": "none"}}
     """
     return [load(tmp_path, source.format(shift=shift)).run for shift in (10, 20)]
 
@@ -476,7 +497,7 @@ def test_rows_are_synced_to_disk(tmp_path, monkeypatch):
 
 
 def tenfold(config, key):
-    return {"metrics": {"y": 10 * config["x"], "ß": "ü"}, "curves": {"c": [0.1, 1e-300]}}
+    return {"metrics": {"y": 10 * config["x"], "ß": "ü"}, "curves": {"c": [0.1, 1e-300]}, "data": "none"}
 
 
 @functools.cache
@@ -579,7 +600,7 @@ EXPERIMENT = """
             net, state, value = step(net, state, x, jnp.sin(x[:, 0]))
             losses.append(value)
         time.sleep(max(0, 0.2 - (time.monotonic() - start)))
-        return {"metrics": {"loss": losses[-1]}, "curves": {"loss_curve": losses}}
+        return {"metrics": {"loss": losses[-1]}, "curves": {"loss_curve": losses}, "data": "none"}
 
     if __name__ == "__main__":
         scale = wm.preset(cpu=dict(seeds=4))
@@ -672,7 +693,7 @@ CODE = '''
     @eqx.filter_jit
     def run(config, key):
         y = Net(2.0)(config["x"]) * shape() + len(METHODS)
-        return {"metrics": {"y": y}}
+        return {"metrics": {"y": y}, "data": "none"}
 '''
 
 
@@ -745,7 +766,7 @@ def test_variables_of_its_own_that_are_called_like_a_constant_do_not_count(tmp_p
 def test_variables_of_an_enclosing_function_count():
     def experiment(shift, helper):
         def run(config, key):
-            return {"metrics": {"y": helper(config["x"]) + shift}}
+            return {"metrics": {"y": helper(config["x"]) + shift}, "data": "none"}
 
         return run
 
@@ -755,7 +776,7 @@ def test_variables_of_an_enclosing_function_count():
 
 
 def scaled(config, key):
-    return {"metrics": {"y": SCALE.epochs}}
+    return {"metrics": {"y": SCALE.epochs}, "data": "none"}
 
 
 SCALE = Preset("cpu", 1, {"epochs": 3, "unused": 1})
@@ -816,14 +837,16 @@ def test_a_script_a_module_and_a_notebook_have_the_same_fingerprint(tmp_path):
 
     code = textwrap.dedent(CODE)
     (script := tmp_path / "script.py").write_text(
-        code + "\nif __name__ == '__main__':\n    print(wm.fingerprints.fingerprint(run))\n"
+        code
+        + "\nif __name__ == '__main__':\n    from wmlib.lab.fingerprints import fingerprint; print(fingerprint(run))\n"
     )
     as_module = fingerprint(load(tmp_path, CODE).run)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == as_module
 
     cells = [
-        nbformat.v4.new_code_cell(cell) for cell in [*code.split("\n\n\n"), "print(wm.fingerprints.fingerprint(run))"]
+        nbformat.v4.new_code_cell(cell)
+        for cell in [*code.split("\n\n\n"), "from wmlib.lab.fingerprints import fingerprint; print(fingerprint(run))"]
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbclient.NotebookClient(

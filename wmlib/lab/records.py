@@ -5,6 +5,7 @@ code, and `withdrawn.jsonl`. This file imports nothing of wmlib: older versions 
 """
 
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -179,6 +180,7 @@ def circumstances(root: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def processor() -> str:
     """The model of the processor, "unknown" where the system does not say."""
     try:
@@ -194,6 +196,7 @@ def processor() -> str:
         return "unknown"
 
 
+@functools.cache  # that of the code which this process has loaded, not of what becomes of it meanwhile
 def commit(root: str | os.PathLike[str]) -> str | None:
     """The commit that a folder's files are of, with a "+" if a file that git knows has changed since; None outside git.
 
@@ -201,7 +204,7 @@ def commit(root: str | os.PathLike[str]) -> str | None:
     """
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)book/results")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)book/results")
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + "+" * bool(changed)

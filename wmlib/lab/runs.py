@@ -4,12 +4,10 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
 import os
-import platform
 import re
 import sys
 import time
@@ -27,10 +25,9 @@ from tqdm.auto import tqdm
 from .fingerprints import fingerprint
 from .presets import Preset
 from .records import append_row as append_row
-from .records import equivalences, freshness, identity, leads_to
+from .records import circumstances, equivalences, freshness, identity, leads_to
 from .records import read_rows as read_rows
 
-_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib")
 _COLUMNS = ("seed", "seconds", "device", "data", "stale")
 
 
@@ -54,7 +51,10 @@ def sweep(
 
     - `name`: of the experiment; its rows are in `<results>/<name>.jsonl`.
     - `run`: a function of `(config, key)` that returns a mapping with `metrics` (numbers by name), and perhaps
-      `curves` (lists by name) and `data` (the fingerprint of its dataset). `key` is `jax.random.key(seed)`.
+      `curves` (lists by name), and `data`: the fingerprint of its dataset, or "synthetic: …", how its data are made.
+      `key` is `jax.random.key(seed)`. What measures time says the clock: its name has "wall_s" or "cpu_s" in it
+      ("step_wall_s", "wall_s product"), seconds by the wall or of the processor; rows with it are never verified by
+      their numbers (`make verify`), they are measured anew.
     - `grid`: configurations, each a mapping of JSON values; or one mapping of lists, for all their combinations.
     - `preset`: its name and its number of seeds.
     - `results`: the folder. Default: `WMLIB_RESULTS`, else the book's `book/results` (`_build/results` for the preset
@@ -69,8 +69,8 @@ def sweep(
 
     **Returns:** a frame with a row for each run in the order of the grid, then seeds: the configuration, `seed`, the
     metrics (NaN where one was not finite), the curves, `seconds`, `device`, `data`, `stale` (the row was computed by
-    code that has changed since, and no
-    recorded equivalence carries it). A metric hides a setting of the same name.
+    code that has changed since, and no recorded equivalence carries it to today's). A metric hides a setting of the
+    same name.
 
     **Raises:** `ValueError` for an empty grid, a configuration that is not JSON or that occurs twice, or a damaged
     record file; `OSError` for a folder that cannot be written, before anything is computed; `LookupError` if runs are
@@ -160,25 +160,18 @@ class _Task:
             for result in results:
                 if not isinstance(result, Mapping) or not isinstance(result.get("metrics"), Mapping):
                     raise ValueError(f"run must return a mapping with 'metrics', numbers by name, got {result!r:.200}")
-            device = jax.devices()[0]
+                if not isinstance(result.get("data"), str) or not result["data"]:
+                    raise ValueError(
+                        f"run must return 'data', what tells its data from others, got {result.get('data')!r:.200}; give"
+                        " the fingerprint of load_dataset or load_splits, or 'synthetic: <how they are made>'"
+                    )
+            where = circumstances(Path.cwd())
             for seed, result in zip(seeds, results, strict=True):
-                row = {
-                    "experiment": self.name,
-                    "config": config,
-                    "seed": seed,
-                    "preset": self.preset,
-                    "metrics": result["metrics"],
-                    "curves": result.get("curves", {}),
-                    "seconds": round(seconds, 3),
-                    "device": f"{device.device_kind}, {os.cpu_count()} cores"
-                    if device.platform == "cpu"
-                    else device.device_kind,
-                    "versions": {"python": platform.python_version()}
-                    | {v: importlib.metadata.version(v) for v in _VERSIONS},
-                    "data": result.get("data"),
-                    "code": self.code,
-                }
-                append_row(self.path, row)
+                append_row(self.path, {
+                    "experiment": self.name, "config": config, "seed": seed, "preset": self.preset,
+                    "metrics": result["metrics"], "curves": result.get("curves", {}), "seconds": round(seconds, 3),
+                    **where, "data": result["data"], "code": self.code,
+                })  # fmt: skip
             return True
 
 
