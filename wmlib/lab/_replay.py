@@ -4,7 +4,7 @@ A program, not a module: `python -P _replay.py <job.json>`, with the root of the
 and first in PYTHONPATH. It loads `records.py` and `fingerprints.py` of the present version by their paths.
 
 The job names the `chapter`'s script and where to write what was seen (`out`). With `sample`, lists of runs by
-experiment, those runs are computed and kept in the folder `kept`; without it, nothing is computed.
+"<experiment> <digest>", those runs are computed and kept in the folder `kept`; without it, nothing is computed.
 
 `ulps` starts the runs a number of units in the last place apart: whatever floating-point numbers `jax.random.normal`,
 `uniform` and `truncated_normal` draw (starting weights, noise, contexts) are moved by so many units towards zero. That
@@ -15,6 +15,7 @@ measure for changes of rounding.
 import copy
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ import runpy
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -29,16 +31,19 @@ import jax.numpy as jnp
 
 import wmlib as wm
 
-try:
-    import wmlib.lab.runs as runs
-except ImportError:  # before the library had folders
-    import wmlib.runs as runs
-
 _HERE = Path(__file__).resolve().parent
 
 
-def _load(name, file):
+try:
+    runs: Any = importlib.import_module("wmlib.lab.runs")
+except ImportError:  # before the library had folders
+    runs = importlib.import_module("wmlib.runs")
+
+
+def _load(name: str, file: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, _HERE / file)
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -70,7 +75,7 @@ def main(job):
     if job["ulps"]:
         for name in ("normal", "uniform", "truncated_normal"):
             setattr(jax.random, name, _towards_zero(getattr(jax.random, name), job["ulps"]))
-    calls, later, sample = [], [], {name: list(units) for name, units in (job.get("sample") or {}).items()}
+    calls, later, sample = [], [], {name: [*units] for name, units in (job.get("sample") or {}).items()}
     sweep = wm.sweep
 
     def compute(name, run, code, together, unit, wait):
@@ -106,7 +111,7 @@ def main(job):
             "experiment": name, "preset": preset.name, "code": code, "together": together,
             "bare": bare if mine == code else None, "runs": [records.identity(*w) for w in wanted],
         })  # fmt: skip
-        for unit in sample.pop(name, []) if code == (job.get("codes") or {}).get(name) else []:
+        for unit in sample.pop(f"{name} {code}", []):
             if not compute(name, run, code, together, unit, wait=False):
                 later.append((name, run, code, together, unit))
         if job.get("sample") and not sample:

@@ -17,6 +17,7 @@ a line is appended to `equivalences.jsonl` when the whole sample of an experimen
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -76,8 +77,7 @@ def _apart(a: Any, b: Any) -> float:
         return max((_apart(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
     if a == b:
         return 0.0
-    numbers = all(isinstance(v, (int, float)) for v in (a, b))
-    return abs(a - b) if numbers else math.inf
+    return abs(a - b) if isinstance(a, (int, float)) and isinstance(b, (int, float)) else math.inf
 
 
 def _size(value: Any) -> float:
@@ -236,15 +236,30 @@ def verify(
                         (entry, stale, which, next(c for c in calls if c["code"] == code and c["experiment"] == name))
                     )
     work = [w for w in work if not _moved(chapter, preset, since, folder, *w)]
-    for entry, *rest in sorted(work, key=lambda w: sum(r["seconds"] for r in methods(w[1]).values())):
-        dearest = max(r["seconds"] for r in methods(rest[0]).values())
-        if dearest > limit:
-            entry["how"] = f"left: a run of the sample took {dearest:.0f} s"
-            continue
-        try:
-            _verified(chapter, preset, starts, folder, entry, *rest)
-        except Refused as error:
-            entry["how"] = str(error)
+    samples = [_sample(*w) for w in work]
+    for sample in samples:
+        if (dearest := max(unit["seconds"] for unit in sample.units)) > limit:
+            sample.entry["how"] = f"left: a run of the sample took {dearest:.0f} s"
+    samples = [sample for sample in samples if sample.entry["how"] == "fresh"]
+    _compute(chapter, preset, samples, "to", 0)
+    differing = []
+    for sample in samples:
+        new = sample.results("to", 0)
+        if new is None:
+            sample.entry["how"] = "the sample was not computed: its sweep was not reached"
+        elif not (apart := _largest([*zip(new, sample.recorded, strict=True)])):
+            sample.entry["how"] = "all it records is time; run it anew"
+        elif any(apart.values()):
+            differing.append(sample)
+        else:
+            why = "metrics and curves of the sample are equal bit for bit"
+            _append(folder, sample.entry, sample.line | {"why": why, "largest": 0.0})
+            sample.entry.update(how="verified", largest=0.0)
+    if differing:
+        _compute(chapter, preset, differing, "from", 0)
+    for start in range(1, starts + 1):
+        _compute(chapter, preset, differing, "from", start)
+        differing = [sample for sample in differing if not _within(sample, start, folder)]
     if seen["stopped"]:
         table.append(
             {"experiment": "", "rows": 0, "from": "", "to": "", "how": f"the script stopped: {seen['stopped']}"}
@@ -287,73 +302,88 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
     return True
 
 
-def _verified(chapter, preset, starts, folder, entry, rows, which, call) -> None:
-    """Compute the sample of an experiment, compare, and append a line; `Refused` says what differs."""
-    began, name = time.monotonic(), entry["experiment"]
-    units, recorded = [], []
-    for words, row in methods(rows).items():
-        seeds = [row["seed"]]
-        if call["together"]:  # a batch is computed as it was
-            seeds = sorted(r["seed"] for r in rows if r["config"] == row["config"])
-        units.append({"config": row["config"], "seeds": seeds, "words": f"{words or 'run'}, seed {seeds[0]}"})
-        by_seed = {r["seed"]: r for r in rows if r["config"] == row["config"]}
-        recorded += [{"metrics": by_seed[s]["metrics"], "curves": by_seed[s]["curves"]} for s in seeds]
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """The runs of an experiment that stand for its rows."""
 
-    def results(code: str, ulps: int) -> list[Mapping[str, Any]]:
-        def kept() -> list[Mapping[str, Any]] | None:
-            lines = records.read_lines(_KEPT / f"{name}.jsonl", ("results",), "result")
-            found = []
-            for unit in units:
-                key = {"code": code, "ulps": ulps, "config": unit["config"], "seeds": unit["seeds"]}
-                line = next((k for k in reversed(lines) if all(k[i] == v for i, v in key.items())), None)
-                if line is None:
-                    return None
-                found += line["results"]
-            return found
+    entry: dict[str, Any]
+    units: list[dict[str, Any]]
+    recorded: list[dict[str, Any]]
+    line: dict[str, Any]
 
-        if (found := kept()) is None:
-            root = _ROOT if code == entry["to"] else _checkout(entry["commit"])
-            seen = _replay(root, chapter, preset, {"sample": {name: units}, "codes": {name: code}, "ulps": ulps})
-            if (found := kept()) is None:
-                raise Refused(f"the sample was not computed: {seen['stopped'] or 'its sweep was not reached'}")
+    def results(self, side: str, ulps: int) -> list[Mapping[str, Any]] | None:
+        """What code of a side, "from" or "to", gave; None where some of it has not been computed."""
+        lines = records.read_lines(_KEPT / f"{self.entry['experiment']}.jsonl", ("results",), "result")
+        found = []
+        for unit in self.units:
+            key = {"code": self.entry[side], "ulps": ulps, "config": unit["config"], "seeds": unit["seeds"]}
+            line = next((k for k in reversed(lines) if all(k[i] == v for i, v in key.items())), None)
+            if line is None:
+                return None
+            found += line["results"]
         return found
 
-    new = results(entry["to"], 0)
-    apart = _largest([*zip(new, recorded, strict=True)])
-    if not apart:
-        raise Refused("all it records is time; run it anew")
-    line: dict[str, Any] = {"rows": which, "reason": "verified", "from_commit": entry["commit"]}
-    line["sample"] = [{"config": unit["config"], "seeds": unit["seeds"]} for unit in units]
-    entry["runs"] = len(new)
-    if not any(apart.values()):
-        line |= {"why": "metrics and curves of the sample are equal bit for bit", "largest": 0.0}
-    else:
-        old = results(entry["from"], 0)
-        apart, chance = _largest([*zip(new, old, strict=True)]), dict.fromkeys(apart, 0.0)
-        floor = {
-            k: _LAST_PLACES * max(_size(r[part].get(k)) for r in old for part in ("metrics", "curves")) for k in apart
-        }
-        for start in range(1, starts + 1):
-            beyond = {k: v for k, v in apart.items() if v > max(_SLACK * chance[k], floor[k])}
-            if not beyond and start > 1:
-                break
-            moved = _largest([*zip(results(entry["from"], start), old, strict=True)])
-            chance = {k: max(v, moved[k]) for k, v in chance.items()}
-        beyond = {k: v for k, v in apart.items() if v > max(_SLACK * chance[k], floor[k])}
-        if beyond:
-            worst = max(beyond, key=lambda k: beyond[k] / max(_SLACK * chance[k], floor[k], 1e-300))
-            raise Refused(
-                f"{', '.join(beyond)} differ: {worst} by {beyond[worst]:.3g}, where starts one unit in the last place"
-                f" apart differ by {chance[worst]:.3g}"
-            )
-        line |= {
-            "why": "old and new code differ no more than twice what the old code, started units in the last place apart,"
-            " differs from itself on this machine",
-            "largest": max(apart.values()),
-            "by_metric": {k: [v, chance[k]] for k, v in apart.items() if v},
-        }
-    entry |= {"how": "verified", "largest": line["largest"], "seconds": time.monotonic() - began}
-    _append(folder, entry, line)
+
+def _sample(entry, rows, which, call) -> _Sample:
+    units, recorded = [], []
+    for words, row in methods(rows).items():
+        by_seed = {r["seed"]: r for r in rows if r["config"] == row["config"]}
+        seeds = sorted(by_seed) if call["together"] else [row["seed"]]  # a batch is computed as it was
+        words = f"{words or 'run'}, seed {seeds[0]}"
+        units.append({"config": row["config"], "seeds": seeds, "words": words, "seconds": row["seconds"] * len(seeds)})
+        recorded += [{part: by_seed[seed][part] for part in ("metrics", "curves")} for seed in seeds]
+    entry["runs"] = len(recorded)
+    sample = [{"config": unit["config"], "seeds": unit["seeds"]} for unit in units]
+    line = {"rows": which, "reason": "verified", "from_commit": entry.get("commit"), "sample": sample}
+    return _Sample(entry, units, recorded, line)
+
+
+def _compute(chapter: str, preset: str, samples: Sequence[_Sample], side: str, ulps: int) -> None:
+    """Compute what is missing of some samples, in one pass through the script for each version of the code."""
+    asked: dict[Path, dict[str, Any]] = {}
+    for sample in samples:
+        if sample.results(side, ulps) is None:
+            root = _ROOT if side == "to" else _checkout(sample.entry["commit"])
+            asked.setdefault(root, {})[f"{sample.entry['experiment']} {sample.entry[side]}"] = sample.units
+    for root, units in asked.items():
+        words = "today's code" if side == "to" else f"old code, {ulps} units apart" if ulps else "old code"
+        print(f"{sum(map(len, units.values()))} runs of {words}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        seen = _replay(root, chapter, preset, {"sample": units, "ulps": ulps})
+        for sample in samples:
+            sample.entry["seconds"] = sample.entry.get("seconds", 0.0) + time.monotonic() - began
+        if seen["stopped"]:
+            print(f"the script stopped: {seen['stopped']}", file=sys.stderr)
+
+
+def _within(sample: _Sample, starts: int, folder: Path) -> bool:
+    """Whether old and new code differ no more than chance does; then a line says so, else the table what differs."""
+    new, old = sample.results("to", 0), sample.results("from", 0)
+    moved = [sample.results("from", start) for start in range(1, starts + 1)]
+    if new is None or old is None or None in moved:
+        sample.entry["how"] = "the sample was not computed with the old code: its sweep was not reached"
+        return False
+    apart = _largest([*zip(new, old, strict=True)])
+    chance = _largest([pair for other in moved if other is not None for pair in zip(other, old, strict=True)])
+    parts = [{**r["metrics"], **r["curves"]} for r in old]
+    allowed = {k: max(_SLACK * chance[k], _LAST_PLACES * max(_size(r.get(k)) for r in parts)) for k in apart}
+    if beyond := {k: v for k, v in apart.items() if v > allowed[k]}:
+        worst = max(beyond, key=lambda k: beyond[k] / max(allowed[k], 1e-300))
+        sample.entry["how"] = (
+            f"{', '.join(beyond)} differ: {worst} by {beyond[worst]:.3g}, where {starts} starts units in the last place"
+            f" apart differ by at most {chance[worst]:.3g}"
+        )
+        return False
+    why = (
+        f"old and new code differ by no more than twice what {starts} starts of the old code, units in the last place"
+        " apart, differ from it on this machine"
+    )
+    numbers = {k: [v, chance[k]] for k, v in apart.items() if v}
+    _append(
+        folder, sample.entry, sample.line | {"why": why, "largest": max(apart.values()), "apart_and_chance": numbers}
+    )
+    sample.entry.update(how="verified", largest=max(apart.values()))
+    return True
 
 
 def _append(folder: Path, entry: Mapping[str, Any], line: Mapping[str, Any]) -> None:
@@ -371,7 +401,7 @@ def _append(folder: Path, entry: Mapping[str, Any], line: Mapping[str, Any]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; 0 if every row is fresh at its end."""
-    parser = argparse.ArgumentParser(prog="make verify", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="make verify", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("chapter")
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--experiment")
