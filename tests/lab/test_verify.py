@@ -1,0 +1,221 @@
+"""Rows are carried to changed code, or not, as `make verify` says; the project is a small one in a folder of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wmlib.lab.records import leads_to, read_lines, read_rows
+from wmlib.lab.verify import differences, methods
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CHAPTER = '''
+# %%
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import wmlib as wm
+from wmlib.lab.toy import first, kept
+
+scale = wm.preset(quick=dict(seeds=1), cpu=dict(seeds=2))
+
+
+def chaotic(config, key):
+    """The logistic map from a drawn start: two starts part until they have nothing in common."""
+    x = jax.random.uniform(key, (50,))
+    for _ in range(config["steps"]):
+        x = first(x)
+    curve = np.asarray(x)[:5]
+    return {"metrics": {"mean": float(x.mean()), "step_wall_s": 0.5}, "curves": {"x": curve}, "data": "synthetic: none"}
+
+
+def still(config, key):
+    """A sum, which nothing blows up."""
+    x = jax.random.normal(key, (100,))
+    return {"metrics": {"sum": kept(x, config["kind"])}, "data": "synthetic: none"}
+
+
+# %%
+grid = [{"kind": kind, "steps": steps} for kind in ("a", "b") for steps in (60, 61)]
+rows = wm.sweep("chaotic", chaotic, grid, scale)
+sums = wm.sweep("still", still, {"kind": ["a", "b"]}, scale)
+'''
+
+TOY = '''
+"""What the chapter computes with."""
+
+
+def first(x):
+    """One step of the map."""
+    return 3.9 * x * (1 - x)
+
+
+def kept(x, kind):
+    """A number of a vector."""
+    return float(x.sum() if kind == "a" else x.max())
+'''
+
+
+def run(folder, *command, **environment):
+    # Not where the tests check every type: programs run as they do for a reader.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WMLIB_")} | environment
+    environment |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def git(folder, *command):
+    done = run(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", *command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def verify(folder, *options):
+    return run(folder, sys.executable, "-m", "wmlib.lab.verify", "toys/toy", *options)
+
+
+def write(folder, toy=TOY, chapter=CHAPTER, module="toy"):
+    (folder / "wmlib" / "lab" / f"{module}.py").write_text(toy)
+    (folder / "notebooks" / "toys" / "toy.py").write_text(chapter)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / "book" / "results").glob("*.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A repository whose one chapter has recorded its runs."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "wmlib", folder / "wmlib", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "notebooks" / "toys").mkdir(parents=True)
+    (folder / "book" / "results").mkdir(parents=True)
+    (folder / ".gitignore").write_text("_build/\n__pycache__/\n.claims/\n")
+    write(folder)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "first")
+    done = run(folder, sys.executable, "notebooks/toys/toy.py")
+    assert done.returncode == 0, done.stderr
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "rows")
+    return folder
+
+
+@pytest.fixture
+def project(recorded, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(recorded, folder)
+    return folder
+
+
+def test_code_that_has_moved_is_carried_and_nothing_is_run(project):
+    before = contents(project)
+    (project / "wmlib" / "lab" / "toy.py").unlink()
+    chapter = CHAPTER.replace(
+        "from wmlib.lab.toy import first, kept",
+        "import wmlib.models.maps as maps\nfrom wmlib.models.maps import kept as number",
+    )
+    chapter = chapter.replace("first(x)", "maps.first(x)").replace("kept(x,", "number(x,")
+    (project / "notebooks" / "toys" / "toy.py").write_text(chapter)
+    (project / "wmlib" / "models" / "maps.py").write_text(TOY.replace("One step", "A step"))
+    done = verify(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" moved\n") == 2
+    after = contents(project)
+    lines = read_lines(project / "book" / "results" / "equivalences.jsonl", ())
+    assert {(line["experiment"], line["reason"], line["rows"]) for line in lines} == {
+        ("chaotic", "moved", "all"), ("still", "moved", "all"),
+    }  # fmt: skip
+    assert {name: after[name] for name in before} == before
+    assert not [*(project / "_build" / "verify").glob("*.jsonl")]
+    # Fresh now, and a line leads there from the rows' own digest; asked again, nothing is done.
+    for row in read_rows(project / "book" / "results" / "still.jsonl"):
+        assert len(leads_to(row, [line for line in lines if line["experiment"] == "still"])) == 2
+    done = verify(project)
+    assert done.returncode == 0
+    assert done.stdout.count(" fresh\n") == 2
+    assert contents(project) == after
+
+
+def test_a_sample_that_is_equal_bit_for_bit_verifies_the_rows(project):
+    write(project, TOY.replace("return 3.9 * x * (1 - x)", "step = 3.9 * x * (1 - x)\n    return step"))
+    done = verify(project, "--experiment", "chaotic")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = read_lines(project / "book" / "results" / "equivalences.jsonl", ())
+    assert (line["experiment"], line["reason"], line["largest"]) == ("chaotic", "verified", 0.0)
+    rows = read_rows(project / "book" / "results" / "chaotic.jsonl")
+    cheapest = {k: (row["config"], row["seed"]) for k, row in methods(rows).items()}
+    assert [(s["config"], *s["seeds"]) for s in line["sample"]] == [*cheapest.values()]
+    assert len(cheapest) == 2
+    for key in ("device", "processor", "threads", "time", "commit", "from_commit", "versions"):
+        assert line[key], key
+    assert line["commit"].endswith("+")  # what it was computed by is not committed
+
+
+def test_a_reordered_product_is_measured_by_what_chance_does(project):
+    write(project, TOY.replace("3.9 * x * (1 - x)", "3.9 * (x * (1 - x))").replace("x.sum()", "x[::-1].sum()"))
+    done = verify(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {k["experiment"]: k for k in read_lines(project / "book" / "results" / "equivalences.jsonl", ())}
+    assert lines["chaotic"]["largest"] > 1e-3  # nothing is left of the start after sixty steps
+    apart, chance = lines["chaotic"]["apart_and_chance"]["x"]
+    assert apart <= 2 * chance
+    assert 0 <= lines["still"]["largest"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("toy", "named"),
+    [(TOY.replace("x.max()", "x.max() * 1.0001"), "sum differ"), (TOY.replace("3.9", "0.9"), "mean differ")],
+)
+def test_results_that_differ_are_named_and_nothing_is_appended_for_them(project, toy, named):
+    write(project, toy)
+    experiment = "still" if "1.0001" in toy else "chaotic"
+    done = verify(project, "--experiment", experiment, "--starts", "2")
+    assert done.returncode == 1
+    assert named in done.stdout
+    assert experiment in done.stdout
+    assert not (project / "book" / "results" / "equivalences.jsonl").exists()
+
+
+def test_old_code_that_git_does_not_have_is_not_believed(project):
+    path = project / "book" / "results" / "still.jsonl"
+    rows = [json.loads(line) | {"code": "0123456789abcdef"} for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(json.dumps({k: v for k, v in r.items() if k not in ("digest", "commit")}) + "\n" for r in rows)
+    )
+    done = verify(project, "--experiment", "still")
+    assert done.returncode == 1
+    assert "no commit gives the digest 0123456789abcdef; name it: FROM=<commit>" in done.stdout
+
+
+def test_two_processes_share_a_sample_and_a_killed_one_goes_on(project):
+    write(project, TOY.replace("return 3.9 * x * (1 - x)", "step = 3.9 * x * (1 - x)\n    return step"))
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    command = [sys.executable, "-m", "wmlib.lab.verify", "toys/toy", "--experiment", "chaotic"]
+    killed = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 300
+    kept = project / "_build" / "verify" / "chaotic.jsonl"
+    while not kept.exists() and time.monotonic() < deadline and killed.poll() is None:
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    both = [subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert len(read_lines(project / "book" / "results" / "equivalences.jsonl", ())) == 1
+    assert len(read_lines(kept, ())) == 2  # each run of the sample once
+
+
+def test_differences_leave_time_out_and_see_what_is_missing():
+    a = {"metrics": {"m": 1.0, "n": None, "step_wall_s": 3.0}, "curves": {"c": [[1.0, 2.0], [3.0, None]]}}
+    b = {"metrics": {"m": 1.5, "n": None, "step_wall_s": 4.0}, "curves": {"c": [[1.0, 2.25], [3.0, None]]}}
+    assert differences(a, b) == {"m": 0.5, "n": 0.0, "c": 0.25}
+    for other in ({"c": [[1.0, 2.0]]}, {"c": [[1.0, 2.0], [3.0, 4.0]]}, {}, {"d": [1.0]}):
+        assert max(differences(a, {"metrics": a["metrics"], "curves": other}).values()) == float("inf")
