@@ -27,12 +27,16 @@ _HUB: dict[str, tuple[str, str | None, tuple[str, ...], str | None]] = {
     "stsb": ("nyu-mll/glue", "stsb", ("sentence1", "sentence2"), "label"),
 }
 _INSTALLED = ("mnist5k",)
+# The mode that every image of a dataset has, whatever that of its file.
+_MODES = {"cifar10": "RGB", "cifar100": "RGB", "mnist": "L", "fashion_mnist": "L"}
 
 
 class Dataset(NamedTuple):
     """Inputs, labels, and the SHA-256 (16 hex digits) of both: `inputs, labels, fingerprint = load_dataset(…)`.
 
-    Images are float32 in [0, 1] of shape `(rows, channels, height, width)`; texts are lists of strings (or of tuples
+    Images are float32 in [0, 1] of shape `(rows, channels, height, width)`, in the mode of the dataset (colour for CIFAR,
+    grey for MNIST): files with a palette, two levels, 16 bits, CMYK or transparency are converted, the last by leaving
+    it out; texts are lists of strings (or of tuples
     of strings, for pairs). Labels are int32 (float32 where the task is a regression; `None` where there are none).
     """
 
@@ -52,8 +56,9 @@ def load_dataset(name: str, split: str, size: int | None = None) -> Dataset:
 
     **Returns:** a `Dataset`.
 
-    **Raises:** `ValueError` for an unknown name or split, a size that is not positive or more than there is, or a
-    file that is not complete parquet, each with what to do; `ConnectionError` if the hub is needed and out of reach.
+    **Raises:** `ValueError` for an unknown name or split, a size that is not positive or more than there is, a file
+    that is not complete parquet, an empty one, or a row without its image, text or label, each with what to do;
+    `ConnectionError` if the hub is needed and out of reach.
     """
     if name not in (*_HUB, *_INSTALLED):
         raise ValueError(f"there is no dataset {name!r}; choose one of {', '.join((*_INSTALLED, *_HUB))}")
@@ -128,22 +133,74 @@ def _decode(name: str, table, size: int | None):
             f"{name} should have the columns {sorted(missing)}, got {table.column_names};"
             " the file must have the schema of the hub"
         )
+    if not table.num_rows:
+        raise ValueError(f"{name} has no rows; copy or download the file again")
     table = table.slice(0, size)
-    labels = None if label is None else table[label].to_numpy()
-    if labels is not None:
-        labels = labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32)
+    labels = None if label is None else _labels(name, label, table[label])
     values = [table[column].to_pylist() for column in columns]
-    if columns[0] in ("img", "image"):
-        return np.stack([_image(value["bytes"], name, row) for row, value in enumerate(values[0])]), labels
+    if name in _MODES:
+        images = [_image(value, name, row) for row, value in enumerate(values[0])]
+        if odd := [row for row, image in enumerate(images) if image.shape != images[0].shape]:
+            raise ValueError(
+                f"image {odd[0]} of {name} has the shape {images[odd[0]].shape}, the first {images[0].shape}; give all"
+                " images one size"
+            )
+        return np.stack(images), labels
+    for column, texts in zip(columns, values, strict=True):
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"row {row} of {name} has {_what(text)} for {column!r}, not a text; leave the row out, or store the"
+                    " column as strings"
+                )
     return (values[0] if len(values) == 1 else list(zip(*values, strict=True))), labels
 
 
-def _image(encoded: bytes, name: str, row: int) -> np.ndarray:
+def _what(value: Any) -> str:
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _labels(name: str, label: str, column) -> np.ndarray:
+    import pyarrow
+
+    whole = pyarrow.types.is_integer(column.type) or pyarrow.types.is_boolean(column.type)
+    if not whole and not pyarrow.types.is_floating(column.type):
+        raise ValueError(f"{name} has labels of type {column.type} in {label!r}; store them as numbers")
+    wrong = [row for row, value in enumerate(column.to_pylist()) if value is None or value != value]
+    if wrong:
+        raise ValueError(
+            f"row {wrong[0]} of {name} has no label in {label!r} ({len(wrong)} of {len(column)} have none); leave such"
+            " rows out, or give them a number"
+        )
+    labels = column.to_numpy()
+    if not whole:
+        return labels.astype(np.float32)
+    if (small := labels.astype(np.int32)).astype(labels.dtype).tolist() != labels.tolist():
+        raise ValueError(f"{name} has labels in {label!r} that do not fit 32 bits; number the classes from 0")
+    return small
+
+
+def _image(value: Any, name: str, row: int) -> np.ndarray:
     from PIL import Image
 
+    encoded = value.get("bytes") if isinstance(value, dict) else None
+    if not isinstance(encoded, bytes):
+        raise ValueError(
+            f"image {row} of {name} is {_what(value) if not isinstance(value, dict) else 'a path without bytes'}; the"
+            " column must hold encoded images as the hub has them, {'bytes': …}"
+        )
     try:
-        pixels = np.asarray(Image.open(io.BytesIO(encoded)), np.float32) / 255
-    except OSError as error:
+        image = Image.open(io.BytesIO(encoded))
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+            pixels = np.asarray(image, np.float32) / 65535
+            channels = len(_MODES[name])
+            return np.broadcast_to(pixels, (channels, *pixels.shape))
+        if image.mode == "F":
+            raise ValueError("its numbers are floating-point, of no known range")
+        if image.mode != _MODES[name]:
+            image = image.convert(_MODES[name])
+        pixels = np.asarray(image, np.float32) / 255
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"image {row} of {name} cannot be decoded ({error}); copy or download the file again"
         ) from error
@@ -166,15 +223,25 @@ def load_splits(name: str, train: int, validation: int, test: int, *, pool: int 
     settings, and the first `test` rows of its test split for the result. Every channel is standardised to mean 0 and
     variance 1 over the training images; `pool` first averages blocks of `pool × pool` pixels.
 
-    **Arguments:** the name of an image dataset, as for `load_dataset`; the numbers of images; `pool`, at least 1.
+    **Arguments:** the name of an image dataset, as for `load_dataset`; the numbers of images, of which that for
+    `validation` may be 0; `pool`, at least 1.
 
     **Returns:** `Splits`. The fingerprint is that of the rows as loaded.
 
-    **Raises:** those of `load_dataset`; `ValueError` if `pool` does not divide the height and width.
+    **Raises:** those of `load_dataset`; `ValueError` for a dataset of texts, numbers that are not whole or too small, a
+    `pool` that does not divide the height and width, or a channel that is the same everywhere in the training images.
     """
+    images = (*_INSTALLED, *_MODES)
+    if name in _HUB and name not in images:
+        raise ValueError(f"{name} is a dataset of texts; choose one of images: {', '.join(images)}")
+    for what, number, least in (
+        ("train", train, 1), ("validation", validation, 0), ("test", test, 1), ("pool", pool, 1),
+    ):  # fmt: skip
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+            raise ValueError(f"{what} must be a whole number of at least {least}, got {number!r}")
     both, held_out = load_dataset(name, "train", train + validation), load_dataset(name, "test", test)
     n, c, h, w = both.inputs.shape
-    if pool < 1 or h % pool or w % pool:
+    if h % pool or w % pool:
         raise ValueError(f"pool must divide the size of the images, {h} × {w}, got {pool}")
 
     def pooled(x):
@@ -182,6 +249,8 @@ def load_splits(name: str, train: int, validation: int, test: int, *, pool: int 
 
     x, x_test = pooled(both.inputs), pooled(held_out.inputs)
     mean, deviation = (f(x[:train], (0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    if (np.ptp(x[:train], (0, 2, 3)) == 0).any():
+        raise ValueError(f"a channel of {name} is the same in all {train} training images; take more of them")
     x, x_test = (jnp.asarray((a - mean) / deviation) for a in (x, x_test))
     y, y_test = (jnp.asarray(d.labels) for d in (both, held_out))
     fingerprint = f"{both.fingerprint} {held_out.fingerprint}"
