@@ -1,7 +1,7 @@
 """Files of recorded lines, JSON, one a line: appended and synced, sealed by digests, never edited.
 
 Beside the rows of each experiment stand `equivalences.jsonl`, which says where results are known to be those of newer
-code, and `withdrawn.jsonl`. This file imports nothing of wmlib: older versions of the library are asked through it.
+code; `withdrawn.jsonl`; and `manifest.json`, the digests of rows from before rows carried their own. This file imports nothing of wmlib: older versions of the library are asked through it.
 """
 
 import datetime
@@ -26,7 +26,8 @@ import numpy as np
 _ROW = frozenset({"experiment", "config", "seed", "preset", "metrics", "curves", "seconds", "code"})
 _VERSIONS = ("jax", "jaxlib", "equinox", "optax", "quax", "numpy", "wmlib")
 _WHERE_USED = ("scipy", "lineax", "diffrax", "datasets", "transformers")
-_LINE = frozenset({"experiment", "from", "to", "rows", "reason", "why"})
+_LINE = frozenset({"experiment", "from", "to", "rows", "reason", "why", "digest"})
+_WITHDRAWN = frozenset({"experiment", "config", "seed", "row", "reason", "digest"})
 
 
 def identity(config: Mapping[str, Any], seed: int | None) -> str:
@@ -79,14 +80,68 @@ def read_lines(path: str | os.PathLike[str], needs: Iterable[str], what: str = "
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a record file; none if there is no file.
+    """The rows of a record file, those withdrawn among them; none if there is no file.
 
-    A last line that a kill left half-written is passed over, with a warning.
+    A last line that a kill left half-written is passed over, with a warning. Rows from before rows had a digest of
+    their content are held against `manifest.json` in the same folder, where there is one.
 
-    **Raises:** `ValueError`, with the number of the line, if another line is damaged or its numbers are not those that
-    were written.
+    **Raises:** `ValueError`, with the number of the line, if another line is damaged or its content is not what was
+    written.
     """
-    return read_lines(path, _ROW)
+    path = Path(path)
+    rows = read_lines(path, _ROW)
+    if not all("digest" in row for row in rows):
+        sealed = manifest(path.parent).get(path.name)
+        for number, row in enumerate(rows, 1):
+            if "digest" in row or (sealed is None and "processor" not in row):
+                continue
+            if "processor" in row or content_digest(row) not in (sealed or ()):
+                raise ValueError(
+                    f"row {number} of {path} (seed {row['seed']}, {row['config']!r:.100}) is damaged: its content has the"
+                    f" digest {content_digest(row)}, which is not sealed in manifest.json; restore the file, or delete"
+                    " that line to compute its run again"
+                )
+    return rows
+
+
+def standing_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a record file that have not been withdrawn. **Raises:** as `read_rows`."""
+    path = Path(path)
+    gone = {line["row"] for line in withdrawals(path.parent) if line["experiment"] == path.stem}
+    return [row for row in read_rows(path) if not gone or (row.get("digest") or content_digest(row)) not in gone]
+
+
+def withdrawals(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of `withdrawn.jsonl` in a folder: the `experiment`, `config` and `seed` of a row, the digest of its
+    content (`row`), and the `reason`. The rows themselves stay where they are.
+
+    **Raises:** `ValueError` for a damaged line.
+    """
+    return read_lines(Path(folder) / "withdrawn.jsonl", _WITHDRAWN, "withdrawal")
+
+
+def withdraw(folder: str | os.PathLike[str], row: Mapping[str, Any], reason: str) -> None:
+    """Add a row to `withdrawn.jsonl`; nothing reads it as a result from then on."""
+    line = {key: row[key] for key in ("experiment", "preset", "config", "seed")}
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    append_row(Path(folder) / "withdrawn.jsonl", {**line, "row": content_digest(row), "reason": reason, "time": when})
+
+
+def manifest(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """What `manifest.json` in a folder seals: by file, the digests of the rows that carry none, in their order.
+
+    **Raises:** `ValueError` for a damaged manifest.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        sealed = json.loads(path.read_bytes())
+        if sealed["digest"] != content_digest(sealed):
+            raise ValueError("its content is not what was written")
+        return sealed["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from git") from error
 
 
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
@@ -129,8 +184,8 @@ def equivalences(folder: str | os.PathLike[str], experiment: str) -> list[dict[s
     """The lines of `equivalences.jsonl` in a folder that are about one experiment.
 
     A line leads from the digest `from` of the code that computed rows to the digest `to` of newer code with the same
-    results. `rows` is "all", for all rows of the digest `from`, or a list of their identities. `reason` is "moved" or
-    "verified", `why` says the same in words.
+    results. `rows` is "all", for all rows of the digest `from`, or a list of the digests of their contents. `reason` is
+    "moved", "verified" or, for rows whose digest was once written over, "replaced"; `why` says the same in words.
 
     **Raises:** `ValueError` for a damaged line.
     """
@@ -141,12 +196,9 @@ def equivalences(folder: str | os.PathLike[str], experiment: str) -> list[dict[s
 def leads_to(row: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> set[str]:
     """The digests of all code that is known to give a row's results: its own, and those that lines lead to from it."""
     known, lines = {row["code"]}, [*lines]
-    name = identity(row["config"], row["seed"])
-    while new := {
-        line["to"]
-        for line in lines
-        if line["from"] in known and line["to"] not in known and (line["rows"] == "all" or name in line["rows"])
-    }:
+    content = content_digest(row) if any(line["rows"] != "all" for line in lines) else None
+    lines = [line for line in lines if line["rows"] == "all" or content in line["rows"]]
+    while new := {line["to"] for line in lines if line["from"] in known and line["to"] not in known}:
         known |= new
     return known
 
@@ -173,7 +225,7 @@ def circumstances(root: str | os.PathLike[str]) -> dict[str, Any]:
         "device": f"{device.device_kind}, {os.cpu_count()} cores" if is_cpu else device.device_kind,
         "processor": processor(),
         "threads": {"cores": cores, **bounds},
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "commit": commit(root),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in (*_VERSIONS, *used)},

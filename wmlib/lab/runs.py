@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .fingerprints import fingerprint
 from .presets import Preset
 from .records import append_row as append_row
-from .records import circumstances, equivalences, freshness, identity, leads_to
+from .records import circumstances, equivalences, freshness, identity, leads_to, standing_rows
 from .records import read_rows as read_rows
 
 _COLUMNS = ("seed", "seconds", "device", "data", "stale")
@@ -86,7 +86,7 @@ def sweep(
 
     def recorded() -> dict[str, dict[str, Any]]:
         fresh = freshness(path.parent, name)
-        rows = [r for r in read_rows(path) if r["preset"] == preset.name and (fresh(r, code) or not refresh)]
+        rows = [r for r in standing_rows(path) if r["preset"] == preset.name and (fresh(r, code) or not refresh)]
         # Of several rows of one run, the last; but one of the present code before any other, then one as good.
         order = sorted(rows, key=lambda r: (r["code"] == code) + fresh(r, code))
         return {identity(r["config"], r["seed"]): {**r, "stale": not fresh(r, code)} for r in order}
@@ -143,7 +143,7 @@ class _Task:
             fresh = freshness(self.path.parent, self.name)
             recorded = {
                 identity(r["config"], r["seed"])
-                for r in read_rows(self.path)
+                for r in standing_rows(self.path)
                 if r["preset"] == self.preset and fresh(r, self.code)
             }
             seeds = tuple(seed for seed in seeds if identity(config, seed) not in recorded)
@@ -278,14 +278,14 @@ def recorded_runs(name: str, preset: str, *, results: str | os.PathLike[str] | N
 
     **Arguments:** `name` of the experiment; `preset`, its name; `results`, the folder, found as by `sweep`.
 
-    **Returns:** a frame as that of `sweep`, empty if nothing is recorded. Of several rows of one run it has the last.
+    **Returns:** a frame as that of `sweep`, empty if nothing is recorded, without rows that have been withdrawn. Of several rows of one run it has the last.
     What the present code is cannot be known here, so `stale` says that a row is of other code than the last one, and no
     recorded equivalence leads from the two to common code.
 
     **Raises:** `ValueError` for a damaged record file.
     """
     folder = _folder(results, preset)
-    rows = [r for r in read_rows(folder / f"{name}.jsonl") if r["preset"] == preset]
+    rows = [r for r in standing_rows(folder / f"{name}.jsonl") if r["preset"] == preset]
     if not rows:
         return pd.DataFrame(columns=[*_COLUMNS])
     lines = equivalences(folder, name)

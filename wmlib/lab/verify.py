@@ -171,7 +171,9 @@ def _candidates(chapter: str, rows: Sequence[Mapping[str, Any]], given: str | No
     named = [given] if given else [*dict.fromkeys(row["commit"] for row in rows if row.get("commit"))]
     if not given:
         lines = records.read_lines(_folder(None, "cpu") / "equivalences.jsonl", (), "line")
-        named += dict.fromkeys(line["from_commit"] for line in reversed(lines) if line.get("from_commit"))
+        named += dict.fromkeys(
+            line["from_commit"] for line in reversed(lines) if line["reason"] != "replaced" and line.get("from_commit")
+        )
         log = ["git", "-C", _ROOT, "log", "--format=%H", "--", "wmlib", f"notebooks/{chapter}.py"]
         named += subprocess.run(log, capture_output=True, text=True, check=True).stdout.split()
     for name in named:
@@ -219,7 +221,7 @@ def verify(
     table, work = [], []
     for name in dict.fromkeys(c["experiment"] for c in calls):
         codes = [*dict.fromkeys(c["code"] for c in calls if c["experiment"] == name)]
-        rows = [r for r in records.read_rows(folder / f"{name}.jsonl") if r["preset"] == preset]
+        rows = [r for r in records.standing_rows(folder / f"{name}.jsonl") if r["preset"] == preset]
         for code in codes:
             reached = {i for c in calls if (c["experiment"], c["code"]) == (name, code) for i in c["runs"]}
             # Rows that no sweep asks for go with the others, unless one experiment has two kinds of run.
@@ -231,7 +233,7 @@ def verify(
                 entry = {"experiment": name, "rows": len(these), "from": old, "to": code, "how": "fresh"}
                 table.append(entry)
                 if stale:
-                    which = "all" if len(codes) == 1 else [records.identity(r["config"], r["seed"]) for r in stale]
+                    which = "all" if len(codes) == 1 else [records.content_digest(r) for r in stale]
                     work.append(
                         (entry, stale, which, next(c for c in calls if c["code"] == code and c["experiment"] == name))
                     )
