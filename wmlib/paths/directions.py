@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.optimize
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -130,6 +129,8 @@ def direction(
 
 def _on_sphere(values, slopes, epsilon):
     """The minimiser of `Σ θ_i y_i² + 2 Σ b_i y_i` with `|y|² = ε` and its multiplier, for ascending `θ`."""
+    import scipy.optimize  # takes half as long to load as jax
+
     length, size = math.sqrt(epsilon), float(np.linalg.norm(slopes))
     # The hard case: a slope of zero along the lowest value leaves the sign of that part open; rounding chooses it.
     slopes = np.where(np.abs(slopes) > 1e-14 * size, slopes, 1e-14 * size)
