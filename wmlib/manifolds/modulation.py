@@ -1,6 +1,9 @@
 """Weights that are a function of context, in any Equinox module, without building them for each example."""
 
 import functools
+import importlib
+import inspect
+import warnings
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -14,7 +17,6 @@ import quax
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
-from quax._trace import _QuaxTrace
 
 from .shapes import AbstractManifold
 
@@ -150,8 +152,19 @@ def _built(tree: PyTree) -> PyTree:
     )
 
 
+def _shape(x: ManifoldArray | ArrayLike) -> jax.core.ShapedArray:
+    return x.aval() if isinstance(x, ManifoldArray) else jax.typeof(x)
+
+
 @quax.register(lax.scan_p)
-def _(*arrays: ManifoldArray | ArrayLike, jaxpr, num_consts, num_carry, length, reverse, unroll, **_):
+def _(*arrays: ManifoldArray | ArrayLike, jaxpr, length, reverse, unroll, **params):
+    # Which arrays are carried and which are rows: each version of jax says it in parameters of its own, and all say it
+    # in shapes. A row has one axis less inside the loop than outside, and so has an output that is not carried on.
+    params |= dict(jaxpr=jaxpr, length=length, reverse=reverse, unroll=unroll)
+    results = jax.eval_shape(functools.partial(lax.scan_p.bind, **params), *map(_shape, arrays))
+    num_rows = sum(_shape(x).ndim > inner.ndim for x, inner in zip(arrays, jaxpr.in_avals, strict=True))
+    num_carry = sum(x.ndim == inner.ndim for x, inner in zip(results, jaxpr.out_avals, strict=True))
+    num_consts = len(arrays) - num_rows - num_carry
     inputs, carry, rows = arrays[:num_consts], arrays[num_consts:][:num_carry], arrays[num_consts + num_carry :]
 
     def row_first(w):  # a scan over an array of weights: the same coefficients for every row
@@ -209,9 +222,32 @@ def _build_first(process: Callable) -> Callable:
     return wrapped
 
 
-for _name in ("process_custom_jvp_call", "process_custom_vjp_call"):
-    if _name in vars(_QuaxTrace):
-        setattr(_QuaxTrace, _name, _build_first(getattr(_QuaxTrace, _name)))
+# quax has no public way to say so: its private trace is told. This is what is counted on, each method by its parameters.
+_TRACE = {
+    "to_value": ("self", "val"),
+    "process_primitive": ("self", "primitive", "tracers", "params"),
+    "process_custom_jvp_call": ("self", "primitive", "fun", "jvp", "tracers"),
+    "process_custom_vjp_call": ("self", "primitive", "fun", "fwd", "bwd", "tracers"),
+}
+
+
+def _tell(module: str = "quax._trace", name: str = "_QuaxTrace") -> bool:
+    """Whether quax's trace is the one that is known, and now builds first; otherwise nothing is changed."""
+    try:
+        trace = getattr(importlib.import_module(module), name)
+        # Without a rule of its own for a `jax.custom_vjp`, quax raises NotImplementedError: see `Modulated.__call__`.
+        methods = {m: getattr(trace, m) for m in _TRACE if m != "process_custom_vjp_call" or m in vars(trace)}
+    except (ImportError, AttributeError):
+        return False
+    if any(tuple(inspect.signature(f).parameters)[: len(_TRACE[m])] != _TRACE[m] for m, f in methods.items()):
+        return False
+    for method in ("process_custom_jvp_call", "process_custom_vjp_call"):
+        if method in methods:
+            setattr(trace, method, _build_first(methods[method]))
+    return True
+
+
+_QUAX_IS_KNOWN = _tell()
 
 
 class Modulated(eqx.Module):
@@ -237,6 +273,13 @@ class Modulated(eqx.Module):
         **Raises:** `ValueError` for a context of a wrong shape or (where its value is known) outside its domain.
         """
         *inputs, s = inputs_and_context
+        if not _QUAX_IS_KNOWN:
+            warnings.warn(
+                "this version of quax is not known to wmlib: M(s) is built for every example, which is right and slow;"
+                ' until wmlib has followed: pip install "quax<=0.4.6"',
+                stacklevel=2,
+            )
+            return self.at(s)(*inputs, **options)
         try:
             return _built(quax.quaxify(_call)(self._with(s, ManifoldArray), *inputs, **options))
         except NotImplementedError:  # what quax cannot look into (a `jax.custom_vjp`) is given plain weights
