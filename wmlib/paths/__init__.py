@@ -23,6 +23,7 @@ from .walk import Problem as Problem
 from .walk import walk as walk
 
 if TYPE_CHECKING:
+    from . import geodesics as geodesics
     from .geodesics import Geodesic as Geodesic
     from .geodesics import acceleration as acceleration
     from .geodesics import geodesic as geodesic
