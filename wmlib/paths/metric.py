@@ -62,6 +62,7 @@ class FunctionMetric(lx.AbstractLinearOperator):
         return one floating-point array.
         """
         refuse_state(weights)
+        refuse_complex("the weights", weights)
         if not isinstance(distance, OutputDistance):
             distance = OutputDistance(distance)
         dynamic = jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))
@@ -125,6 +126,19 @@ def refuse_state(weights: PyTree) -> None:
                 f"{type(node).__name__} keeps a state beside its weights (BatchNorm's running statistics), so that the"
                 " function moves without them; use LayerNorm or GroupNorm, or freeze the statistics into the weights"
             )
+
+
+def refuse_complex(name: str, tree: PyTree) -> None:
+    """Raise `TypeError` if an array, or the description of one, holds complex numbers.
+
+    Neither a gradient nor a product with `JᵀHJ` conjugates here, so that a descent would climb along imaginary parts.
+    """
+    held = {str(x.dtype) for x in jax.tree.leaves(tree) if hasattr(x, "dtype") and jnp.iscomplexobj(x)}
+    if held:
+        raise TypeError(
+            f"{name} must hold real numbers, got {', '.join(sorted(held))}; keep the real and the imaginary parts as two"
+            " real arrays, and join them inside f by jax.lax.complex"
+        )
 
 
 def check_inputs(name: str, inputs: PyTree) -> None:
