@@ -201,11 +201,11 @@ def _with_one_more(metric, krylov, rest, movement):
     along = along[: krylov.dimension]
     itself = float(vector @ outside)
     projected = np.block([[krylov.projected(), along[:, None]], [along[None], np.array([[itself]])]])
-    # 1. What the new vector's product has outside both; 2. what the last one's has, whose part along the new vector is inside.
+    if not krylov.residual:  # what is left is rounding
+        rest = jnp.zeros_like(rest)
+    # What the last row's product has outside both, and what the new one's has.
     parts = jnp.stack([rest - (rest @ vector) * vector, outside - itself * vector])
     gram = np.asarray(parts @ parts.T, float)
-    if not krylov.residual:  # then `rest` is rounding
-        gram[0], gram[:, 0] = 0, 0
     return _Space(krylov, projected, gram, [krylov.dimension - 1, krylov.dimension]), vector
 
 

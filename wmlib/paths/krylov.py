@@ -95,6 +95,7 @@ def lanczos_and_rest(
     structure = _structure(metric)
     check_count("dimension", dimension, "40 is usual")
     check_structure("the start", start, structure)
+    refuse_complex("the start", start)
     flat = ravel(start, _precision(structure))
     # Divided by the largest first: squares of small numbers vanish, and those of large ones overflow.
     peak = float(jnp.abs(flat).max())
