@@ -1,6 +1,7 @@
-# make book | test | rerun | notebooks | lint | lock | clean       (make help says more)
+# make book | test | newest | wheel | rerun | notebooks | lint | lock | clean       (make help says more)
 #
-# Every target sets up .venv by itself: the exact lock, then this package, editable.
+# Every target sets up its environment by itself: .venv with the exact lock and this package, editable; `newest` and
+# `wheel` one of their own under _build.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -16,14 +17,31 @@ BIN := $(VENV)/bin
 KEY := $(shell cat requirements.txt pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(KEY)
 
+# What `make newest` runs: the tests of the library, and those of the way it is packaged.
+LIBRARY_TESTS := tests/manifolds tests/paths tests/models tests/rivals tests/lab tests/test_packaging.py
+# Empty: whatever the package index has today.
+CONSTRAINTS ?= constraints-newest.txt
+# The newest Python that the classifiers name: on the search path, else among pyenv's.
+NEWEST ?= $(shell for v in 3.13 3.12; do \
+  for p in "python$$v" "$$(pyenv root 2>/dev/null)"/versions/$$v.*/bin/python; do \
+    "$$p" -c 'import sys, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 \
+      && { command -v "$$p"; break 2; }; done; done)
+NEWEST_ENV := _build/newest
+NEWEST_STAMP := $(NEWEST_ENV)/.installed-$(shell cat $(CONSTRAINTS) pyproject.toml </dev/null | cksum | cut -d ' ' -f 1)
+WHEEL := _build/wheel
+
 CHAPTERS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/*/*.py))
 PRESET ?= cpu
 
-.PHONY: help book test rerun verify notebooks lint lock clean
+.PHONY: help book test newest newest-constraints wheel rerun verify notebooks lint lock clean
 
 help:
 	@echo 'make book                      build the book into _build/html'
 	@echo 'make test                      run every check and test, and every chapter at preset quick'
+	@echo 'make newest                    the library tests on the newest Python found, with the packages of'
+	@echo '                               $(or $(CONSTRAINTS),today); CONSTRAINTS= takes whatever the index has'
+	@echo 'make newest-constraints        write that file anew from the packages of today'
+	@echo 'make wheel                     build the wheel and try it in a clean environment, without and with its lab'
 	@echo 'make rerun CHAPTER=... [PRESET=cpu]   compute the missing recorded runs of a chapter;'
 	@echo '                               with STALE=1 also those whose code has changed'
 	@echo 'make verify CHAPTER=... [LIMIT=seconds]   carry recorded runs over to code that has changed:'
@@ -58,6 +76,41 @@ book: $(STAMP)
 
 test: $(STAMP) lint
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+$(NEWEST_STAMP):
+	@if [ -z "$(NEWEST)" ]; then \
+	  echo "Python 3.12 or 3.13 is needed and none was found. Install one, or name it: make newest NEWEST=/path/to/python3.13" >&2; \
+	  exit 1; fi
+	@rm -rf $(NEWEST_ENV)
+	@echo "Creating $(NEWEST_ENV) with $$("$(NEWEST)" --version), $(or $(CONSTRAINTS),the packages of today)"
+	@"$(NEWEST)" -m venv $(NEWEST_ENV)
+	@$(NEWEST_ENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[test]'
+	@touch $@
+
+# Without torch: the tests that need it are skipped, and counted in the last lines.
+newest: $(NEWEST_STAMP)
+	@$(NEWEST_ENV)/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "with jax", jax.__version__)'
+	@$(NEWEST_ENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -p no:cacheprovider $(LIBRARY_TESTS)
+
+newest-constraints:
+	@rm -rf $(NEWEST_ENV)
+	@$(MAKE) --no-print-directory CONSTRAINTS= newest
+	@{ sed -n '/^# The newest/,/^# To renew/p' constraints-newest.txt; \
+	   echo "# Date: $$(date -u +%F), $$($(NEWEST_ENV)/bin/python --version)"; \
+	   $(NEWEST_ENV)/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.tmp
+	@mv constraints.tmp constraints-newest.txt
+
+# Built from a copy, so that nothing of an older build is packed and nothing is left in the tree.
+wheel:
+	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)/source
+	@cp -R wmlib pyproject.toml README.md LICENSE $(WHEEL)/source
+	@"$(PYTHON)" -m venv $(WHEEL)/env
+	@$(WHEEL)/env/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) $(WHEEL)/source
+	@$(WHEEL)/env/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL)/wmlib-*.whl
+	@$(WHEEL)/env/bin/python -I .ci/try_wheel.py core
+	@$(WHEEL)/env/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo $(WHEEL)/wmlib-*.whl)[lab]"
+	@$(WHEEL)/env/bin/python -I .ci/try_wheel.py lab
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .

@@ -16,21 +16,26 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from wmlib.lab import _extra
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
-EXTRAS = {extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["optional-dependencies"].items()}
+EXTRAS = {
+    extra: [Requirement(line) for line in lines if not line.startswith("wmlib[")]
+    for extra, lines in PROJECT["optional-dependencies"].items()
+}
 DECLARED = RUNTIME + [requirement for group in EXTRAS.values() for requirement in group]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
-def _lock() -> dict[str, Version]:
+def _lock(file: str = "requirements.txt") -> dict[str, Version]:
     lock = {}
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    for line in (ROOT / file).read_text().splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         name, separator, version = line.partition("==")
-        assert separator, f"requirements.txt must pin every package exactly (name==version), got {line!r}"
+        assert separator, f"{file} must pin every package exactly (name==version), got {line!r}"
         assert canonicalize_name(name) not in lock, f"{name} is locked twice"
         lock[canonicalize_name(name)] = Version(version)
     return lock
@@ -48,13 +53,42 @@ def test_every_declared_package_has_a_range():
     assert not without
 
 
-def test_the_lock_names_no_machine():
-    text = (ROOT / "requirements.txt").read_text()
+@pytest.mark.parametrize("file", ["requirements.txt", "constraints-newest.txt"])
+def test_the_lock_names_no_machine(file):
+    text = (ROOT / file).read_text()
     assert "@" not in text
     assert "file:" not in text
-    local = [name for name, version in _lock().items() if version.local]
+    local = [name for name, version in _lock(file).items() if version.local]
     assert not local, f"{local} are locked to a build that other machines cannot install"
-    assert canonicalize_name(PROJECT["name"]) not in _lock()
+    assert canonicalize_name(PROJECT["name"]) not in _lock(file)
+
+
+@pytest.mark.parametrize("requirement", [*RUNTIME, *EXTRAS["lab"], *EXTRAS["test"]], ids=str)
+def test_the_newest_packages_are_within_the_ranges(requirement):
+    newest = _lock("constraints-newest.txt").get(canonicalize_name(requirement.name))
+    assert newest is not None, f"{requirement.name} is not in constraints-newest.txt; run `make newest-constraints`"
+    assert newest in requirement.specifier
+
+
+def test_the_newest_packages_are_dated_and_without_torch():
+    text = (ROOT / "constraints-newest.txt").read_text()
+    assert re.search(r"^# Date: 20\d\d-[01]\d-[0-3]\d, Python 3\.1[23]", text, re.MULTILINE)
+    assert "make newest-constraints" in text
+    assert "torch" not in _lock("constraints-newest.txt")
+    assert _lock("constraints-newest.txt")["jax"] > _lock()["jax"]
+
+
+def test_github_tries_the_packages_of_the_day_once_a_week():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/newest.yml").read_text())
+    (when,) = workflow[True]["schedule"]  # YAML reads `on` as true
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", when["cron"])
+    (job,) = workflow["jobs"].values()
+    assert "make newest CONSTRAINTS= NEWEST=python" in [step.get("run") for step in job["steps"]]
+    tried = job["strategy"]["matrix"]["python"]
+    supported = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert tried == [v for v in supported if v != ENVIRONMENT["dependencies"][0].partition("=")[2]]
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"for v in {' '.join(reversed(tried))};" in makefile
 
 
 @pytest.mark.parametrize(
@@ -100,23 +134,54 @@ def _imported(files) -> set[str]:
     return names - set(sys.stdlib_module_names) - {"wmlib", "__future__"}
 
 
+_CORE = [r.name for r in RUNTIME]
+_LAB = [*_CORE, *(r.name for r in EXTRAS["lab"])]
+_TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
+
+
 @pytest.mark.parametrize(
-    ("folder", "allowed"),
+    ("pattern", "allowed"),
     [
+        ("wmlib/*.py", _CORE),
+        *((f"wmlib/{folder}/**/*.py", _CORE) for folder in ("manifolds", "paths", "models", "rivals")),
         # IPython is looked for and done without.
-        ("wmlib", [*(r.name for r in RUNTIME), "ipython", "matplotlib-inline"]),
-        ("notebooks", [*(r.name for r in RUNTIME), *(r.name for r in EXTRAS["book"])]),
+        ("wmlib/lab/**/*.py", [*_LAB, "ipython", "matplotlib-inline"]),
+        ("notebooks/**/*.py", [*_LAB, *(r.name for r in EXTRAS["book"])]),
+        (".ci/*.py", _CORE),
+        # nbformat comes with nbclient, where it is asked for; torch is done without.
+        *(
+            (f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"])
+            for folder in ("manifolds", "paths", "models", "rivals", "lab")
+        ),
+        ("tests/test_packaging.py", _TEST),
+        ("tests/conftest.py", _TEST),
+        ("tests/*.py", [*_TEST, *(r.name for r in EXTRAS["book"]), "wmbook"]),  # the book's own extension
     ],
 )
-def test_what_is_imported_is_declared(folder, allowed):
+def test_what_is_imported_is_declared(pattern, allowed):
     allowed = {canonicalize_name(name) for name in allowed}
     distributions = packages_distributions()
+    files = [path for path in ROOT.glob(pattern) if path.name != "checkpoints.py"]
+    assert files
     undeclared = {
         name
-        for name in _imported((ROOT / folder).rglob("*.py"))
+        for name in _imported(files)
         if not {canonicalize_name(d) for d in distributions.get(name, [name])} & allowed
     }
-    assert not undeclared, f"{folder}/ imports {sorted(undeclared)}, which pyproject.toml does not declare for it"
+    assert not undeclared, f"{pattern} imports {sorted(undeclared)}, which pyproject.toml does not declare for it"
+
+
+def test_every_folder_of_the_library_is_covered_above():
+    folders = {path.parent.name for path in (ROOT / "wmlib").glob("*/__init__.py")}
+    assert folders == {"manifolds", "paths", "models", "rivals", "lab"}
+
+
+def test_what_the_lab_asks_for_is_its_extra():
+    distributions = packages_distributions()
+    asked = {canonicalize_name(distributions[module][0]) for module in _extra.PACKAGES}
+    assert asked == {canonicalize_name(r.name) for r in EXTRAS["lab"]}
+    for extra in ("book", "test"):
+        assert "wmlib[lab]" in PROJECT["optional-dependencies"][extra]
 
 
 def _tracked() -> list[Path]:
@@ -151,12 +216,12 @@ def test_no_committed_file_names_a_place_on_one_machine():
     assert named == []
 
 
-def test_the_check_script_runs_the_tests_then_the_book():
+def test_the_check_script_runs_the_tests_then_the_book_then_the_newest_packages_and_the_wheel():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     text = script.read_text()
     assert "set -euo pipefail" in text
-    assert text.index("make test") < text.index("make book")
+    assert re.findall(r"^make (\w+)$", text, re.MULTILINE) == ["test", "book", "newest", "wheel"]
     assert "bash .ci/run" in (ROOT / ".github/workflows/book.yml").read_text()
 
 

@@ -1,16 +1,11 @@
 """Weight space: manifolds of networks, and paths that keep a network's function."""
 
-from . import lab as lab
+from typing import TYPE_CHECKING
+
+from . import manifolds as manifolds
 from . import models as models
 from . import rivals as rivals
-from .lab import transforms as transforms
-from .lab.data import Dataset as Dataset
-from .lab.data import Splits as Splits
-from .lab.data import load_dataset as load_dataset
-from .lab.data import load_splits as load_splits
-from .lab.presets import Preset as Preset
-from .lab.presets import preset as preset
-from .lab.runs import sweep as sweep
+from ._lazy import on_first_use
 from .manifolds import AbstractManifold as AbstractManifold
 from .manifolds import BasisPoints as BasisPoints
 from .manifolds import BSpline as BSpline
@@ -32,19 +27,52 @@ from .manifolds import solve_metric as solve_metric
 from .paths import Direction as Direction
 from .paths import ExactDirections as ExactDirections
 from .paths import FunctionMetric as FunctionMetric
-from .paths import Geodesic as Geodesic
 from .paths import InvariantDimension as InvariantDimension
 from .paths import Krylov as Krylov
 from .paths import Path as Path
 from .paths import PenalisedDescent as PenalisedDescent
 from .paths import SpectralDensity as SpectralDensity
 from .paths import Spectrum as Spectrum
-from .paths import acceleration as acceleration
 from .paths import direction as direction
 from .paths import distances as distances
-from .paths import geodesic as geodesic
 from .paths import lanczos as lanczos
 from .paths import objectives as objectives
 from .paths import spectral_density as spectral_density
 from .paths import spectrum as spectrum
 from .paths import walk as walk
+
+if TYPE_CHECKING:
+    from . import lab as lab
+    from .lab import transforms as transforms
+    from .lab.data import Dataset as Dataset
+    from .lab.data import Splits as Splits
+    from .lab.data import load_dataset as load_dataset
+    from .lab.data import load_splits as load_splits
+    from .lab.presets import Preset as Preset
+    from .lab.presets import preset as preset
+    from .lab.runs import sweep as sweep
+    from .paths import Geodesic as Geodesic
+    from .paths import acceleration as acceleration
+    from .paths import geodesic as geodesic
+
+# Loaded on first use: an import of wmlib takes little longer than one of jax and equinox.
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "lab": None,
+        "transforms": "lab",
+        "Dataset": "lab.data",
+        "Splits": "lab.data",
+        "load_dataset": "lab.data",
+        "load_splits": "lab.data",
+        "Preset": "lab.presets",
+        "preset": "lab.presets",
+        "sweep": "lab.runs",
+        "Geodesic": "paths",
+        "acceleration": "paths",
+        "geodesic": "paths",
+        # The modules of the last release, under their old names.
+        **dict.fromkeys(("data", "descent", "directions", "figures", "fingerprints", "function_space", "geodesics")),
+        **dict.fromkeys(("inference", "krylov", "modulation", "presets", "runs", "verdicts")),
+    },
+)

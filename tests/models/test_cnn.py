@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +26,9 @@ def fill(make):
     return jax.tree.map(draw, eqx.filter_eval_shape(make))
 
 
-def in_torch(model: CNN) -> torch.nn.Sequential:
+def in_torch(model: CNN):
     """The architecture of the paper's appendix D, written again and given the same weights."""
+    torch = pytest.importorskip("torch")
     layers, pairs = [], []
     for convolution in model.convolutions:
         channels_out, channels_in = convolution.weight.shape[:2]
@@ -61,6 +61,7 @@ class TestCNN:
     )
     def test_agrees_with_torch_in_outputs_and_gradients(self, options):
         model = fill(lambda: CNN(**options, key=KEY))
+        torch = pytest.importorskip("torch")
         theirs = in_torch(model)
         x = images(3, *options["in_shape"])
 

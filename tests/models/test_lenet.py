@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +14,10 @@ from wmlib.models import LeNet300
 KEY = jax.random.key(0)
 
 
-def in_torch(model: LeNet300) -> torch.nn.Sequential:
+def in_torch(model: LeNet300):
     """The architecture written again and given the same weights."""
-    parts: list[torch.nn.Module] = [torch.nn.Flatten()]
+    torch = pytest.importorskip("torch")
+    parts = [torch.nn.Flatten()]
     for layer in model.layers:
         theirs = torch.nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
         theirs.weight.data = torch.tensor(np.array(layer.weight))
@@ -37,6 +37,7 @@ def images(*shape: int) -> jax.Array:
     classes=st.integers(2, 7),
 )
 def test_the_outputs_are_those_of_the_same_network_in_torch(shape, units, classes):
+    torch = pytest.importorskip("torch")
     model, x = LeNet300(shape, classes, units, key=KEY), images(4, *shape)
     with torch.no_grad():
         theirs = in_torch(model)(torch.tensor(np.array(x))).numpy()
@@ -44,6 +45,7 @@ def test_the_outputs_are_those_of_the_same_network_in_torch(shape, units, classe
 
 
 def test_the_gradients_are_those_of_torch():
+    torch = pytest.importorskip("torch")
     model, x, labels = LeNet300((1, 6, 6), 4, (8, 5), key=KEY), images(7, 1, 6, 6), np.arange(7) % 4
 
     def loss(net):

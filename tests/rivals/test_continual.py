@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -48,6 +47,8 @@ def moved(net, size=0.1):
 
 class TestLayerNormCNN:
     def test_is_the_network_that_torch_makes_of_the_same_weights(self, net, images):
+        torch = pytest.importorskip("torch")
+
         def tensor(x):
             return torch.tensor(np.asarray(x))
 
@@ -96,6 +97,7 @@ class TestEWC:
             np.testing.assert_allclose(ours[i], entry, rtol=1e-3, atol=1e-7)
 
     def test_fisher_is_the_mean_square_of_torch_gradients(self):
+        torch = pytest.importorskip("torch")
         # A linear classifier, whose gradients are few enough for a loop.
         draw = np.random.default_rng(0)
         matrix, inputs = draw.normal(size=(4, 3)).astype(np.float32), draw.normal(size=(6, 3)).astype(np.float32)
@@ -206,6 +208,7 @@ class TestOGD:
 
 class TestReplay:
     def test_is_the_cross_entropy_of_torch(self, net, images):
+        torch = pytest.importorskip("torch")
         logits, labels = torch.tensor(np.asarray(jax.vmap(net)(images))), torch.tensor(np.asarray(LABELS)).long()
         expected = torch.nn.functional.cross_entropy(logits, labels).item()
         np.testing.assert_allclose(rivals.replay_loss(operator.call, net, images, LABELS), expected, rtol=1e-5)
@@ -227,6 +230,7 @@ class TestDER:
 
 class TestLwF:
     def test_is_the_divergence_of_torch(self, net, images):
+        torch = pytest.importorskip("torch")
         there = moved(net)
         new, old = (torch.tensor(np.asarray(jax.vmap(n)(images)))[:, :3] / 2 for n in (there, net))
         log_softmax = torch.nn.functional.log_softmax

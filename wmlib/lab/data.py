@@ -1,5 +1,7 @@
 """Datasets as arrays: from a local mirror, the cache of Hugging Face `datasets`, or the hub."""
 
+from . import _extra as _extra  # isort: split
+
 import hashlib
 import io
 import os

@@ -1,5 +1,7 @@
 """The one style of the book's figures, and the plots that more than one chapter draws."""
 
+from . import _extra as _extra  # isort: split
+
 from collections.abc import Mapping
 from typing import Any
 

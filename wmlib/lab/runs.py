@@ -1,5 +1,7 @@
 """Recorded, resumable experiments: one JSON object a line, appended the moment a run is done."""
 
+from . import _extra as _extra  # isort: split
+
 import contextlib
 import copy
 import dataclasses

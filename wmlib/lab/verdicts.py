@@ -1,5 +1,7 @@
 """Claims that are fixed before the numbers, and verdicts that one rule computes from recorded runs."""
 
+from . import _extra as _extra  # isort: split
+
 import dataclasses
 import itertools
 import math

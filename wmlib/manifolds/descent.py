@@ -1,5 +1,6 @@
 """Steepest descent of a manifold: the inverse metric as an optax transformation, and a matrix-free solve."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import lineax as lx
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .modulation import BasisPoints
+from .modulation import BasisPoints, Modulated, _wide
 from .shapes import AbstractManifold
 
 
@@ -33,30 +34,54 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
         raise TypeError(f"the first argument is a manifold such as wm.Ellipse(), got {manifold!r}")
     inverse = manifold.inverse_gram(density)
 
-    def leaf(node: Any) -> Any:
-        if not isinstance(node, BasisPoints) or not jax.tree.leaves(node.value):  # None, or masked by optax
+    def apply(node: BasisPoints, rank: int | None) -> BasisPoints:
+        value = node.value
+        if not jax.tree.leaves(value):  # None, or masked by optax
             return node
-        if len(node.value) != manifold.size:
+        over = 0 if rank is None else value.ndim - rank  # leading axes of an ensemble
+        if over < 0 or value.ndim <= over or value.shape[over] != manifold.size:
             raise ValueError(
-                f"{manifold} has {manifold.size} basis points and the network has {len(node.value)}; make the"
+                f"{manifold} has {manifold.size} basis points and the network has {value.shape[max(over, 0)]}; make the"
                 " optimiser with the network's own manifold, wm.precondition(net.manifold)"
             )
-        return BasisPoints(jnp.tensordot(inverse.astype(node.value.dtype), node.value, 1))
+        wide = _wide(value.dtype)
+        product = functools.partial(jnp.tensordot, inverse.astype(wide), axes=1)
+        for _ in range(over):
+            product = jax.vmap(product)
+        return BasisPoints(product(value.astype(wide)).astype(value.dtype))
 
-    def check(tree: PyTree) -> None:
+    def leaf(node: Any) -> Any:
+        if isinstance(node, BasisPoints):
+            return apply(node, None)
+        if not isinstance(node, Modulated):
+            return node
+        if node.manifold != manifold:
+            raise ValueError(
+                f"the optimiser is for {manifold} and the network lies on {node.manifold}; make the optimiser with the"
+                " network's own manifold, wm.precondition(net.manifold)"
+            )
+        ranks = dict(node.ranks)
+
+        def inner(path, part):
+            return apply(part, ranks.get(jax.tree_util.keystr(path))) if isinstance(part, BasisPoints) else part
+
+        model = jax.tree_util.tree_map_with_path(inner, node.model, is_leaf=lambda x: isinstance(x, BasisPoints))
+        return eqx.tree_at(lambda net: net.model, node, model, is_leaf=lambda x: x is None)
+
+    def transform(tree: PyTree) -> PyTree:
         leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, BasisPoints))
         if not any(isinstance(x, BasisPoints) for x in leaves):
             raise ValueError(
                 "there are no basis points to precondition here; give the gradient of a network that wm.modulate made"
             )
+        return jax.tree.map(leaf, tree, is_leaf=lambda x: isinstance(x, (BasisPoints, Modulated)))
 
     def init(params: PyTree) -> optax.EmptyState:
-        check(params)
+        eqx.filter_eval_shape(transform, params)  # its checks, and nothing computed
         return optax.EmptyState()
 
     def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None):
-        check(updates)
-        return jax.tree.map(leaf, updates, is_leaf=lambda x: isinstance(x, BasisPoints)), state
+        return transform(updates), state
 
     return optax.GradientTransformation(init, update)
 

@@ -1,6 +1,13 @@
 """Weights that are a function of context, in any Equinox module, without building them for each example."""
 
+import dataclasses
 import functools
+import importlib
+import inspect
+import math
+import warnings
+import zlib
+from collections import Counter
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -13,8 +20,9 @@ import numpy as np
 import quax
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
-from quax._trace import _QuaxTrace
 
 from .shapes import AbstractManifold
 
@@ -32,60 +40,117 @@ def _is_points(node: Any) -> bool:
     return isinstance(node, BasisPoints)
 
 
+# At fewer positions than this, the weights of an example are read more often than they are used.
+_POSITIONS = 4
+_MEMORY = 2**22  # bytes
+
+
 class ManifoldArray(quax.ArrayValue):
-    """The array `W(s) = sum_k a_k(s) W_k` of one context, never built where a rule below exists.
+    """The array `W(s) = sum_k a_k(s) W_k` of one context, built only where a rule below says so, or where there is none.
 
     `points` has the shape `(n, *shape)` and `coefficients`, `a(s)`, the shape `(n,)`; the array itself has `shape`.
     Operations that are linear in the weights act on the points first and combine afterwards (Eq. 13); any other
-    operation builds `W(s)`.
+    operation builds `W(s)`. So do products at several positions, within `memory` (see `modulate`).
     """
 
     points: Array
     coefficients: Array
+    memory: int | None = eqx.field(static=True, default=None)
 
     def aval(self) -> jax.core.ShapedArray:
-        return jax.core.ShapedArray(self.points.shape[1:], self.points.dtype)
+        whole = jax.typeof(self.points)
+        sharding = whole.sharding.update(spec=PartitionSpec(*whole.sharding.spec[1:]))
+        return jax.core.ShapedArray(whole.shape[1:], whole.dtype, sharding=sharding)
 
     def materialise(self) -> Array:
-        return jnp.tensordot(self.coefficients, self.points, 1)
+        return _sum(self.coefficients, self.points)
+
+
+def _promoted(*dtypes: DTypeLike) -> np.dtype:
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
+def _wide(*dtypes: DTypeLike) -> np.dtype:
+    """The type in which to add up: that which holds all of these, and at least float32."""
+    return _promoted(jnp.float32, *dtypes)
+
+
+def _sum(coefficients: Array, points: Array) -> Array:
+    """`Σ_k a_k W_k`, in the type of the points."""
+    wide = _wide(points.dtype)
+    return jnp.tensordot(coefficients.astype(wide), points.astype(wide), 1).astype(points.dtype)
 
 
 def _combine(outputs: Array, coefficients: Array, axis: int = 0) -> Array:
-    return jnp.tensordot(outputs, coefficients.astype(outputs.dtype), ((axis,), (0,)))
+    wide = _wide(outputs.dtype, coefficients.dtype)
+    return jnp.tensordot(outputs.astype(wide), coefficients.astype(wide), ((axis,), (0,))).astype(outputs.dtype)
 
 
-def _dot(weight: ManifoldArray, x: Array, weight_first: bool, dimension_numbers, **options) -> Array:
+def _scaled(x: Array, weight: ManifoldArray) -> list[Array]:
+    """`a_1 x, …, a_n x`, in the type that their products with the weights have.
+
+    One by one: the gradient of a broadcast product would be a reduction, which takes as long as a convolution.
+    """
+    dtype = _promoted(x.dtype, weight.points.dtype)
+    wide = _wide(dtype)
+    return [(a * x.astype(wide)).astype(dtype) for a in weight.coefficients.astype(wide)]
+
+
+def _cheaper_built(weight: ManifoldArray, positions: int, patches: int | None = None) -> bool:
+    """Whether to build `W(s)` for the example and use it, `n|W| + |W|T`, or to combine `n` uses, `n|W|T`.
+
+    `T` is the number of positions at which the example uses the array, and `patches` the entries that a convolution
+    lays out beside its kernel.
+    """
+    n, entries = len(weight.points), weight.aval().size
+    if patches is not None and weight.memory is None:
+        return False
+    size = (entries + (patches or 0)) * weight.points.dtype.itemsize
+    fits = size <= (_MEMORY if weight.memory is None else weight.memory)
+    return fits and positions >= _POSITIONS and n + positions < n * positions
+
+
+def _dot(weight: ManifoldArray, x: Array, weight_first: bool, dimension_numbers, out_sharding=None, **options) -> Array:
     """`Σ_k a_k (W_k · x)`: combine on whichever side of the product is smaller."""
     (contract_l, contract_r), (batch_l, batch_r) = dimension_numbers
     contract_w, contract_x = (contract_l, contract_r) if weight_first else (contract_r, contract_l)
     batch_w, batch_x = (batch_l, batch_r) if weight_first else (batch_r, batch_l)
+    dtype = options.get("preferred_element_type") or _promoted(weight.points.dtype, x.dtype)
+    positions = math.prod(x.shape[i] for i in range(x.ndim) if i not in (*contract_x, *batch_x))
+    if not jnp.issubdtype(dtype, jnp.inexact) or _cheaper_built(weight, positions):
+        pair = (weight.materialise(), x) if weight_first else (x, weight.materialise())
+        return lax.dot_general(*pair, dimension_numbers=dimension_numbers, out_sharding=out_sharding, **options)
     shape = weight.aval().shape
     inputs = np.prod([shape[i] for i in contract_w])
     outputs = np.prod([shape[i] for i in range(len(shape)) if i not in (*contract_w, *batch_w)])
     w = weight.points
     contract_w, batch_w = tuple(i + 1 for i in contract_w), tuple(i + 1 for i in batch_w)
     if inputs < outputs:  # [W_1 … W_n] [a_1 x; …; a_n x]: the points join the contraction
-        x = jnp.stack([a * x for a in weight.coefficients.astype(x.dtype)])
+        x = jnp.stack(_scaled(x, weight))
         contract_w, contract_x = (0, *contract_w), (0, *(i + 1 for i in contract_x))
         batch_x = tuple(i + 1 for i in batch_x)
     pair = (w, x) if weight_first else (x, w)
     contract = (contract_w, contract_x) if weight_first else (contract_x, contract_w)
     batch = (batch_w, batch_x) if weight_first else (batch_x, batch_w)
-    y = lax.dot_general(*pair, dimension_numbers=(contract, batch), **options)
-    if inputs < outputs:
-        return y
-    axis = len(batch_w) if weight_first else x.ndim - len(contract_x)  # where the free axis of the points went
-    return _combine(y, weight.coefficients, axis)
+    axis = len(batch_w) if weight_first else x.ndim - len(contract_x)  # where the free axis of the points goes
+    if out_sharding is not None and not inputs < outputs:
+        spec = (*out_sharding.spec, *[None] * (axis - len(out_sharding.spec)))
+        out_sharding = out_sharding.update(spec=PartitionSpec(*spec[:axis], None, *spec[axis:]))
+    y = lax.dot_general(*pair, dimension_numbers=(contract, batch), out_sharding=out_sharding, **options)
+    if not inputs < outputs:
+        y = _combine(y, weight.coefficients, axis)
+    return y.astype(dtype)
 
 
 @quax.register(lax.dot_general_p)
-def _(w: ManifoldArray, x: Array, *, dimension_numbers, out_sharding=None, **options):
-    return _dot(w, x, True, dimension_numbers, **options)
+def _(w: ManifoldArray, x: Array, **params):
+    return _dot(w, x, True, **params)
 
 
 @quax.register(lax.dot_general_p)
-def _(x: Array, w: ManifoldArray, *, dimension_numbers, out_sharding=None, **options):
-    return _dot(w, x, False, dimension_numbers, **options)
+def _(x: Array, w: ManifoldArray, **params):
+    return _dot(w, x, False, **params)
 
 
 @quax.register(lax.conv_general_dilated_p)
@@ -100,17 +165,45 @@ def _(x: Array, w: ManifoldArray, *, dimension_numbers, feature_group_count, bat
             **options,
         )
 
-    filters, channels = (w.aval().shape[axis] for axis in dimension_numbers.rhs_spec[:2])
-    if feature_group_count * batch_group_count != 1 or filters < channels:
+    if x.dtype != w.points.dtype:  # what a convolution makes of this, an error perhaps, is its own business
+        return convolve(x, w.materialise())
+    kernel = w.aval()
+    filters, channels, *window = (kernel.shape[axis] for axis in dimension_numbers.rhs_spec)
+    grouped = feature_group_count * batch_group_count != 1
+    output = jax.eval_shape(convolve, x, jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=kernel.sharding))
+    positions = output.size // filters
+    if not grouped and _cheaper_built(w, positions, positions * channels * math.prod(window)):
+        return _convolve_patches(x, w.materialise(), dimension_numbers, output, **options)
+    if grouped:
+        return _combine(jnp.stack([convolve(x, point) for point in w.points]), w.coefficients)
+    if filters < channels:
         # jax batches the kernels along their output channels: one convolution for all points, combined after it.
         return _combine(jax.vmap(convolve, in_axes=(None, 0))(x, w.points), w.coefficients)
     # The points join the input channels, and the convolution itself does the sum: no intermediate but n scaled inputs.
-    # Scaled one by one: the gradient of a broadcast product would be a reduction, which takes as long as a convolution.
-    scaled = [a * x for a in w.coefficients.astype(x.dtype)]
     return convolve(
-        jnp.concatenate(scaled, dimension_numbers.lhs_spec[1]),
+        jnp.concatenate(_scaled(x, w), dimension_numbers.lhs_spec[1]),
         jnp.concatenate(list(w.points), dimension_numbers.rhs_spec[1]),
     )
+
+
+def _convolve_patches(
+    x, kernel, dimension_numbers, output, *, window_strides, padding, lhs_dilation, rhs_dilation, precision, **options
+) -> Array:
+    """A convolution as shifted slices and one product, which batches over kernels where a convolution would not."""
+    x, kernel = x.transpose(dimension_numbers.lhs_spec), kernel.transpose(dimension_numbers.rhs_spec)
+    filters, channels, *window = kernel.shape
+    space = [output.shape[axis] for axis in dimension_numbers.out_spec[2:]]
+    edges = [(low, high, dilation - 1) for (low, high), dilation in zip(padding, lhs_dilation, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *edges])
+    slices = []
+    for shift in np.ndindex(*window):
+        first = [i * dilation for i, dilation in zip(shift, rhs_dilation, strict=True)]
+        last = [i + (m - 1) * step + 1 for i, m, step in zip(first, space, window_strides, strict=True)]
+        slices.append(lax.slice(x, (0, 0, *first), (*x.shape[:2], *last), (1, 1, *window_strides)))
+    kernel = kernel.reshape(filters, channels, -1)
+    numbers = (((1, 2), (1, 2)), ((), ()))
+    y = lax.dot_general(kernel, jnp.stack(slices, 2), numbers, precision, options["preferred_element_type"])
+    return jnp.swapaxes(y, 0, 1).transpose(np.argsort(dimension_numbers.out_spec))
 
 
 def _pointwise(primitive):
@@ -118,7 +211,18 @@ def _pointwise(primitive):
 
     @quax.register(primitive)
     def _(w: ManifoldArray, *rest: ArrayLike, **params):
-        return ManifoldArray(jax.vmap(lambda point: primitive.bind(point, *rest, **params))(w.points), w.coefficients)
+        def act(array):
+            return primitive.bind(array, *rest, **params)
+
+        if not _fills_linearly(params):
+            return act(w.materialise())
+        return dataclasses.replace(w, points=jax.vmap(act)(w.points))
+
+
+def _fills_linearly(params: dict[str, Any]) -> bool:
+    """A `gather` puts its `fill_value` where an index is outside: only 0 and NaN are their own combinations."""
+    value = params.get("fill_value")
+    return value is None or value == 0 or bool(np.isnan(value))
 
 
 for _primitive in (
@@ -136,10 +240,13 @@ for _primitive in (
 
 @quax.register(lax.convert_element_type_p)
 def _(w: ManifoldArray, *, new_dtype, **params):
-    if not jnp.issubdtype(new_dtype, jnp.inexact):  # rounding to whole numbers is not linear
-        return lax.convert_element_type_p.bind(w.materialise(), new_dtype=new_dtype, **params)
-    points = lax.convert_element_type_p.bind(w.points, new_dtype=new_dtype, **params)
-    return ManifoldArray(points, w.coefficients.astype(new_dtype))
+    def convert(array):
+        return lax.convert_element_type_p.bind(array, new_dtype=new_dtype, **params)
+
+    # Rounding is linear but for its error: not so to whole numbers, or to floats of 8 bits and a range to match.
+    if not jnp.issubdtype(new_dtype, jnp.floating) or jnp.finfo(new_dtype).bits < 16:
+        return convert(w.materialise())
+    return dataclasses.replace(w, points=jax.vmap(convert)(w.points))
 
 
 def _built(tree: PyTree) -> PyTree:
@@ -150,14 +257,26 @@ def _built(tree: PyTree) -> PyTree:
     )
 
 
+def _shape(x: ManifoldArray | ArrayLike) -> jax.core.ShapedArray:
+    return x.aval() if isinstance(x, ManifoldArray) else jax.typeof(x)
+
+
 @quax.register(lax.scan_p)
-def _(*arrays: ManifoldArray | ArrayLike, jaxpr, num_consts, num_carry, length, reverse, unroll, **_):
+def _(*arrays: ManifoldArray | ArrayLike, jaxpr, length, reverse, unroll, **params):
+    # Which arrays are carried and which are rows: each version of jax says it in parameters of its own, and all say it
+    # in shapes. A row has one axis less inside the loop than outside, and so has an output that is not carried on.
+    params |= dict(jaxpr=jaxpr, length=length, reverse=reverse, unroll=unroll)
+    results = jax.eval_shape(functools.partial(lax.scan_p.bind, **params), *map(_shape, arrays))
+    num_rows = sum(_shape(x).ndim > inner.ndim for x, inner in zip(arrays, jaxpr.in_avals, strict=True))
+    num_carry = sum(x.ndim == inner.ndim for x, inner in zip(results, jaxpr.out_avals, strict=True))
+    num_consts = len(arrays) - num_rows - num_carry
     inputs, carry, rows = arrays[:num_consts], arrays[num_consts:][:num_carry], arrays[num_consts + num_carry :]
 
     def row_first(w):  # a scan over an array of weights: the same coefficients for every row
         if not isinstance(w, ManifoldArray):
             return w
-        return ManifoldArray(jnp.moveaxis(w.points, 1, 0), jnp.broadcast_to(w.coefficients, (length, len(w.points))))
+        coefficients = jnp.broadcast_to(w.coefficients, (length, len(w.points)))
+        return dataclasses.replace(w, points=jnp.moveaxis(w.points, 1, 0), coefficients=coefficients)
 
     def step(carry, row):
         outputs = _built(quax.quaxify(jaxpr_as_fun(jaxpr))(*inputs, *carry, *row))
@@ -209,9 +328,46 @@ def _build_first(process: Callable) -> Callable:
     return wrapped
 
 
-for _name in ("process_custom_jvp_call", "process_custom_vjp_call"):
-    if _name in vars(_QuaxTrace):
-        setattr(_QuaxTrace, _name, _build_first(getattr(_QuaxTrace, _name)))
+# quax has no public way to say so: its private trace is told. This is what is counted on, each method by its parameters.
+_TRACE = {
+    "to_value": ("self", "val"),
+    "process_primitive": ("self", "primitive", "tracers", "params"),
+    "process_custom_jvp_call": ("self", "primitive", "fun", "jvp", "tracers"),
+    "process_custom_vjp_call": ("self", "primitive", "fun", "fwd", "bwd", "tracers"),
+}
+
+
+def _tell(module: str = "quax._trace", name: str = "_QuaxTrace") -> bool:
+    """Whether quax's trace is the one that is known, and now builds first; otherwise nothing is changed."""
+    try:
+        trace = getattr(importlib.import_module(module), name)
+        # Without a rule of its own for a `jax.custom_vjp`, quax raises NotImplementedError: see `Modulated.__call__`.
+        methods = {m: getattr(trace, m) for m in _TRACE if m != "process_custom_vjp_call" or m in vars(trace)}
+    except (ImportError, AttributeError):
+        return False
+    if any(tuple(inspect.signature(f).parameters)[: len(_TRACE[m])] != _TRACE[m] for m, f in methods.items()):
+        return False
+    for method in ("process_custom_jvp_call", "process_custom_vjp_call"):
+        if method in methods:
+            setattr(trace, method, _build_first(methods[method]))
+    return True
+
+
+_QUAX_IS_KNOWN = _tell()
+
+
+def _stamp(manifold: AbstractManifold) -> Float[Array, "0 digest"]:
+    """No numbers, in an array whose shape tells the manifold.
+
+    Equinox writes the leaves of a tree to a file, and a manifold has none: files of manifolds of one size would look
+    alike. When it reads, it compares shapes. Gradients, optimisers and `vmap` pass through an empty array unharmed.
+    """
+    return jnp.zeros((0, zlib.crc32(repr(manifold).encode()) & 0xFFFFFF), jnp.float32)
+
+
+def _points_by_path(tree: PyTree) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_points)
+    return [(jax.tree_util.keystr(path), node) for path, node in leaves if _is_points(node)]
 
 
 class Modulated(eqx.Module):
@@ -219,12 +375,19 @@ class Modulated(eqx.Module):
 
     model: PyTree
     manifold: AbstractManifold
+    memory: int | None = eqx.field(static=True)
+    ranks: tuple[tuple[str, int], ...] = eqx.field(static=True)  # of the points: more axes are those of an ensemble
+    stamp: Float[Array, "*ensemble 0 digest"]  # see _stamp
+
+    def __init__(self, model: PyTree, manifold: AbstractManifold, memory: int | None = None):
+        self.model, self.manifold, self.memory, self.stamp = model, manifold, memory, _stamp(manifold)
+        self.ranks = tuple((path, jnp.ndim(node.value)) for path, node in _points_by_path(model))
 
     def _with(self, s: ArrayLike, build: Callable[[Array, Array], Any]) -> PyTree:
         coefficients = self.manifold.basis(s)
 
         def leaf(node):
-            return build(node.value, coefficients.astype(node.value.dtype)) if _is_points(node) else node
+            return build(node.value, coefficients.astype(_wide(node.value.dtype))) if _is_points(node) else node
 
         return jax.tree.map(leaf, self.model, is_leaf=_is_points)
 
@@ -237,14 +400,22 @@ class Modulated(eqx.Module):
         **Raises:** `ValueError` for a context of a wrong shape or (where its value is known) outside its domain.
         """
         *inputs, s = inputs_and_context
+        if not _QUAX_IS_KNOWN:
+            warnings.warn(
+                "this version of quax is not known to wmlib: M(s) is built for every example, which is right and slow;"
+                ' until wmlib has followed: pip install "quax<=0.4.6"',
+                stacklevel=2,
+            )
+            return self.at(s)(*inputs, **options)
         try:
-            return _built(quax.quaxify(_call)(self._with(s, ManifoldArray), *inputs, **options))
+            build = functools.partial(ManifoldArray, memory=self.memory)
+            return _built(quax.quaxify(_call)(self._with(s, build), *inputs, **options))
         except NotImplementedError:  # what quax cannot look into (a `jax.custom_vjp`) is given plain weights
             return self.at(s)(*inputs, **options)
 
     def at(self, s: ArrayLike) -> PyTree:
         """The plain Equinox module with the weights `M(s)`."""
-        return self._with(s, lambda points, a: jnp.tensordot(a, points, 1))
+        return self._with(s, lambda points, a: _sum(a, points))
 
     def squared_norm(self, s: ArrayLike) -> Float[Array, ""]:
         """`‖M(s)‖² = a(s)^T ⟨P, P⟩ a(s)` over the modulated weights, without building `M(s)` (Eq. 14).
@@ -252,10 +423,10 @@ class Modulated(eqx.Module):
         Under `jax.vmap` over contexts the `n × n` inner products of the points are computed once.
         """
         a = self.manifold.basis(s)
-        flat = [
-            p.value.reshape(len(p.value), -1) for p in jax.tree.leaves(self.model, is_leaf=_is_points) if _is_points(p)
-        ]
-        inner = sum((p @ p.T).astype(a.dtype) for p in flat)
+        flat = [node.value.reshape(len(node.value), -1) for _, node in _points_by_path(self.model)]
+        wide = _wide(a.dtype, *(p.dtype for p in flat))
+        flat, a = [p.astype(_wide(p.dtype)) for p in flat], a.astype(wide)
+        inner = sum((p @ p.T).astype(wide) for p in flat)
         return a @ inner @ a
 
 
@@ -277,6 +448,7 @@ def modulate(
     spread: float | int = 0.5,
     where: Callable[[PyTree], Any] | None = None,
     filter_spec: Callable[[Any], bool] | PyTree = eqx.is_inexact_array,
+    memory: int | None = None,
 ) -> Modulated:
     r"""Replace the weights of a model by a manifold of weights, `M(s) = sum_k a_k(s) P_k` (Eq. 12).
 
@@ -295,11 +467,16 @@ def modulate(
     - `spread`: see above, at least 0.
     - `where`: selects the part to modulate, as in `equinox.tree_at`; the rest stays plain. Default: all.
     - `filter_spec`: which leaves of that part are weights, as in `equinox.partition`.
+    - `memory`: how many bytes an array that is built for one example may take. An array of `|W|` entries that an example
+      uses at `T` positions costs `n|W|T` products if their outputs are combined, and `n|W| + |W|T` if `M(s)` is built:
+      so it is built for a sequence (at least 4 positions) if it fits, 4 MiB by default. A convolution that is built lays
+      out its patches too, which count: it is combined, unless a number given here has room for them. 0 builds nothing.
 
     **Returns:** a `Modulated` network: `net(x, s)`, `net.at(s)`, `net.squared_norm(s)`, `net.manifold`, `net.model`.
 
-    **Raises:** `TypeError` for a manifold that is none; `ValueError` for a negative spread, for layers that keep
-    state (batch normalisation), for a model that is modulated already, and if nothing is left to modulate.
+    **Raises:** `TypeError` for a manifold or key that is none, and for complex weights; `ValueError` for a negative
+    spread or memory, for layers that keep state (batch normalisation), for a model that is modulated already, for an
+    array that has two places in the model, and if nothing is left to modulate.
 
     **Example:**
 
@@ -310,6 +487,9 @@ def modulate(
         raise TypeError(f"the second argument is a manifold such as wm.Ellipse(), got {manifold!r}")
     if isinstance(spread, bool) or not (isinstance(spread, Real) and 0 <= spread < np.inf):
         raise ValueError(f"spread must be a finite number of at least 0, got {spread!r}; 0.5 is the default")
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, np.integer)) or memory < 0):
+        raise ValueError(f"memory must be a number of bytes of at least 0, or None for the default, got {memory!r}")
+    _check_key(key)
     for node in jax.tree.leaves(model, is_leaf=_is_refused):
         if isinstance(node, (Modulated, BasisPoints)):
             raise ValueError("the model is modulated already; to vary two contexts use one wm.Product of manifolds")
@@ -333,19 +513,39 @@ def modulate(
             "nothing is left to modulate: the part that `where` and `filter_spec` select holds no floating-point"
             " array; select a layer with weights"
         )
+    if any(jnp.iscomplexobj(leaf) for leaf in leaves):
+        raise TypeError(
+            "complex weights cannot be modulated; hold the real and the imaginary part in an array each, or leave them"
+            " plain by `where` or `filter_spec`"
+        )
+    places = Counter(id(leaf) for leaf in jax.tree.leaves(model) if eqx.is_array(leaf))
+    if any(places[id(leaf)] > 1 for leaf in leaves):
+        raise ValueError(
+            "one array has two places in the model, such as a layer that is used twice: each place would get points of"
+            " its own. Tie them with equinox.nn.Shared, or give one place a copy (jnp.copy) if they may part"
+        )
     keys = jax.random.split(key, len(leaves))
     points = [BasisPoints(_draw(leaf, manifold, float(spread), k)) for leaf, k in zip(leaves, keys, strict=True)]
-    return Modulated(eqx.combine(structure.unflatten(points), model, is_leaf=_is_points), manifold)
+    memory = None if memory is None else int(memory)
+    return Modulated(eqx.combine(structure.unflatten(points), model, is_leaf=_is_points), manifold, memory)
+
+
+def _check_key(key: Any) -> None:
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, (jax.Array, np.ndarray)) and key.dtype == jnp.uint32
+    if not (typed or raw) or key.ndim != (0 if typed else 1):
+        raise TypeError(f"key must be one random key, such as jax.random.key(0), got {key!r}")
 
 
 def _draw(weight: Array, manifold: AbstractManifold, spread: float, key: PRNGKeyArray) -> Array:
     gram, c, n = manifold._uniform_gram(), manifold._constant(), manifold.size
+    dtype, weight = weight.dtype, weight.astype(_wide(weight.dtype))
     centre = jnp.tensordot(jnp.asarray(c, weight.dtype), weight[None], 0).reshape(n, *weight.shape)
     if n == 1 or spread == 0:
-        return centre
+        return centre.astype(dtype)
     values, vectors = np.linalg.eigh(gram)
     whiten = vectors @ np.diag(values**-0.5) @ vectors.T  # E_s|Σ a_k D_k|² = n per weight
     centred = (np.eye(n) - np.outer(c, c @ gram)) @ whiten / np.sqrt(n - 1)  # less its mean over s: n - 1
     noise = jax.random.normal(key, (n, *weight.shape), weight.dtype)
     deviation = jnp.tensordot(jnp.asarray(centred, weight.dtype), noise, 1)
-    return centre + spread * weight.std() * deviation
+    return (centre + spread * weight.std() * deviation).astype(dtype)

@@ -183,6 +183,14 @@ def _circle(s: np.ndarray) -> tuple[np.ndarray, str]:
     return np.zeros(len(s), bool), "a finite number (the period is 1)"
 
 
+def _ones_like(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Ones with all that `s` has but its numbers: the mapped axis of a `jax.vmap` too, and how that axis is sharded.
+
+    Under a mesh of explicit axes only arrays that are sharded alike may be stacked.
+    """
+    return jnp.where(s == s, jnp.ones_like(s), jnp.ones_like(s))
+
+
 @final
 class Line(AbstractManifold):
     """A straight segment, `(1 - s) P_1 + s P_2`, `s` in [0, 1] (Eq. 1). Inverse Gram: `[[4, -2], [-2, 4]]` (Eq. 10)."""
@@ -266,7 +274,7 @@ class Ellipse(AbstractManifold):
         return jax.random.uniform(key, shape)
 
     def _basis(self, s):
-        return jnp.stack([jnp.ones_like(s), jnp.cos(2 * jnp.pi * s), jnp.sin(2 * jnp.pi * s)])
+        return jnp.stack([_ones_like(s), jnp.cos(2 * jnp.pi * s), jnp.sin(2 * jnp.pi * s)])
 
     def _uniform_gram(self):
         return np.diag([1, 1 / 2, 1 / 2])
@@ -304,7 +312,7 @@ class Fourier(AbstractManifold):
     def _basis(self, s):
         phase = 2 * jnp.pi * s * jnp.arange(1, self.order + 1).astype(s.dtype)
         harmonics = jnp.stack([jnp.cos(phase), jnp.sin(phase)], axis=1).reshape(-1)
-        return jnp.concatenate([jnp.ones_like(s)[None], harmonics])
+        return jnp.concatenate([_ones_like(s)[None], harmonics])
 
     def _uniform_gram(self):
         return np.diag([1.0] + [0.5] * (2 * self.order))
@@ -430,7 +438,7 @@ class Sphere(AbstractManifold):
 
     def _basis(self, s):
         x, y, z = s
-        cosine, sine = [jnp.ones_like(x)], [jnp.zeros_like(x)]  # Re and Im of (x + iy)^m = sin^m(θ) e^{imφ}
+        cosine, sine = [_ones_like(x)], [jnp.zeros_like(x)]  # Re and Im of (x + iy)^m = sin^m(θ) e^{imφ}
         for _ in range(self.degree):
             cosine.append(x * cosine[-1] - y * sine[-1])
             sine.append(x * sine[-1] + y * cosine[-2])
