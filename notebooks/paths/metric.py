@@ -889,7 +889,12 @@ def cost(config, key):
             lambda p, q, i=i: p - float(found.value[i]) * q, watched.metric.mv(found.vector(i)), found.vector(i)
         )
         true.append(float(optax.tree.norm(off)) / found.value[0])
-    metrics = {"n": n, "ratio": np.median(product / grad), "seconds_product": np.median(product), "residual": max(true)}
+    metrics = {
+        "n": n,
+        "ratio_wall": np.median(product / grad),
+        "product_wall_s": np.median(product),
+        "residual": max(true),
+    }
     metrics |= {"products": found.stats["products"] if converged else np.nan}
     metrics |= {"largest": watched.largest / n, "total": watched.total / n}
     return {"metrics": metrics, "curves": {"eigenvalues": found.value.round(4)}, "data": data}
@@ -916,8 +921,8 @@ def pair(part, column, spec):
 
 
 table = [
-    {"network": network, "": label, "n": f"{part.n.iloc[0]:,.0f}", "product, s": pair(part, "seconds_product", ".2f"),
-     "gradients a product": pair(part, "ratio", ".2f"), "products, 20 pairs": pair(part, "products", ".0f"),
+    {"network": network, "": label, "n": f"{part.n.iloc[0]:,.0f}", "product, s": pair(part, "product_wall_s", ".2f"),
+     "gradients a product": pair(part, "ratio_wall", ".2f"), "products, 20 pairs": pair(part, "products", ".0f"),
      "numbers alive / n": pair(part, "total", ".1f"), "largest array / n": pair(part, "largest", ".0f"),
      "true residual / λ₁": pair(part, "residual", ".0e")}
     for network in ("LeNet-300-100", "CNN") for epochs, (label, _) in STATES.items()
@@ -934,12 +939,12 @@ display(Markdown(pd.DataFrame(table).to_markdown(index=False)))
 
 # %%
 if scale.name == "cpu":
-    assert (costs.ratio < 2).all()
+    assert (costs.ratio_wall < 2).all()
     assert (costs.products <= 80).all()
     assert (costs.largest == 80).all()
     assert (costs.total <= 90).all()
     assert (costs.residual < 3e-4).all()
-    by_network = costs.groupby("network").ratio.mean()
+    by_network = costs.groupby("network").ratio_wall.mean()
     assert by_network["LeNet-300-100"] < by_network["CNN"]
 
 # %% [markdown]
