@@ -356,13 +356,24 @@ def _tell(module: str = "quax._trace", name: str = "_QuaxTrace") -> bool:
 _QUAX_IS_KNOWN = _tell()
 
 
-def _stamp(manifold: AbstractManifold) -> Float[Array, "0 digest"]:
-    """No numbers, in an array whose shape tells the manifold.
+@functools.cache
+def _stamp(manifold: AbstractManifold) -> int:
+    """A number that a file of a network keeps of its manifold, and that no file of another manifold is read into.
 
-    Equinox writes the leaves of a tree to a file, and a manifold has none: files of manifolds of one size would look
-    alike. When it reads, it compares shapes. Gradients, optimisers and `vmap` pass through an empty array unharmed.
+    Equinox writes the leaves of a tree, and a manifold has none: files of manifolds of one size look alike. It reads a
+    number back by a call of its type, and so this type takes no other number. An array would be in the way of optimisers.
     """
-    return jnp.zeros((0, zlib.crc32(repr(manifold).encode()) & 0xFFFFFF), jnp.float32)
+    digest = zlib.crc32(repr(manifold).encode()) >> 1
+
+    def read(cls, value):
+        if value != digest:
+            raise ValueError(
+                f"the file does not hold a network on {manifold}; modulate the model with the manifold that the file"
+                " was written with, and read it into that"
+            )
+        return int.__new__(cls, digest)
+
+    return type("Stamp", (int,), {"__new__": read, "__reduce__": lambda self: (_stamp, (manifold,))})(digest)
 
 
 def _points_by_path(tree: PyTree) -> list[tuple[str, Any]]:
@@ -377,7 +388,7 @@ class Modulated(eqx.Module):
     manifold: AbstractManifold
     memory: int | None = eqx.field(static=True)
     ranks: tuple[tuple[str, int], ...] = eqx.field(static=True)  # of the points: more axes are those of an ensemble
-    stamp: Float[Array, "*ensemble 0 digest"]  # see _stamp
+    stamp: int
 
     def __init__(self, model: PyTree, manifold: AbstractManifold, memory: int | None = None):
         self.model, self.manifold, self.memory, self.stamp = model, manifold, memory, _stamp(manifold)
