@@ -10,6 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from .metric import check_structure, refuse_complex
+
 
 def check_labels(labels: Any, classes: int | None = None) -> None:
     """Raise unless labels are integers from 0, and below the number of classes where that is known.
@@ -25,7 +27,8 @@ def check_labels(labels: Any, classes: int | None = None) -> None:
         raise ValueError(f"f returns {classes} logit, whose softmax is 1 whatever it is; give it one output a class")
     if isinstance(labels, Tracer) or np.size(labels) == 0:
         return
-    least, most = int(np.min(labels)), int(np.max(labels))
+    known = np.asarray(labels)  # not by jnp, under whose transformations even what is known would be traced
+    least, most = int(known.min()), int(known.max())
     if least < 0 or (classes is not None and most >= classes):
         bound = "0" if classes is None else f"0 and {classes - 1}, for f has {classes} outputs"
         raise ValueError(
@@ -47,7 +50,8 @@ def output_of(f: Callable[..., Any], weights: PyTree, x: PyTree) -> Any:
 
 def check_logits(output: Any) -> None:
     """Raise `TypeError` unless an output is one vector of floating-point numbers."""
-    if not (isinstance(output, Array) and output.ndim == 1 and jnp.issubdtype(output.dtype, jnp.floating)):
+    one = isinstance(output, (Array, jax.ShapeDtypeStruct))
+    if not (one and output.ndim == 1 and jnp.issubdtype(output.dtype, jnp.floating)):
         raise TypeError(
             "f is called with one input and must return its logits, one vector of floating-point numbers; got"
             f" {eqx.tree_pformat(output, short_arrays=True)}"
@@ -63,6 +67,16 @@ def logits_of(f: Callable[..., Any], weights: PyTree, inputs: PyTree) -> Array:
         return output
 
     return jax.vmap(one)(inputs)
+
+
+def check_memories(inputs: PyTree, beside: Any = None) -> None:
+    """Raise `ValueError` unless all arrays share a first axis, that is not empty."""
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves((inputs, beside))}
+    if len(lengths) != 1 or lengths in ({()}, {(0,)}):
+        raise ValueError(
+            "at least one input is needed, and one label or output for each, as arrays that share their first axis; got"
+            f" lengths {sorted(lengths)}"
+        )
 
 
 def check_setting(name: str, number: Any, least: float = 0.0, strict: bool = False) -> None:
@@ -85,6 +99,40 @@ def refuse_shared(name: str, weights: PyTree) -> None:
                 " independent; tie them with eqx.nn.Shared, or give each place an array of its own"
             )
         seen.add(id(leaf))
+
+
+def movement(weights: PyTree, start: PyTree) -> PyTree[Array]:
+    """The floating-point arrays of the weights less those of another tree.
+
+    **Raises:** `ValueError` if they differ in structure or shapes, or one array stands at two places; `TypeError` for
+    complex weights.
+    """
+    here, there = (eqx.filter(w, eqx.is_inexact_array) for w in (weights, start))
+    refuse_complex("the weights", (here, there))
+    refuse_shared("the weights", here)
+    check_structure("start", there, here)
+    return jax.tree.map(jnp.subtract, here, there)
+
+
+def on_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, asked once for arguments of the same shapes: for what depends on no value of an array."""
+    known = {}
+
+    def asked(*args):
+        leaves, structure = jax.tree.flatten(jax.tree.map(shape_of, args))
+        key = structure, tuple(leaves)
+        if key not in known:
+            if len(known) >= 64:
+                known.clear()
+            known[key] = function(*args)
+        return known[key]
+
+    return asked
+
+
+def shape_of(leaf: Any) -> Any:
+    """The shape and type of an array; anything else as it is."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, (Array, np.ndarray)) else leaf
 
 
 def wide(x: Array) -> Array:

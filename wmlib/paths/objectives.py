@@ -115,7 +115,7 @@ class Task(AbstractObjective):
         self.labels = labels
         self.batch = batch
         self.loss = loss
-        self.span = (int(labels.min()), int(labels.max())) if known else None
+        self.span = (int(np.asarray(labels).min()), int(np.asarray(labels).max())) if known else None
 
     def draws(self, key: PRNGKeyArray) -> Iterator[Int[np.ndarray, " batch"]]:
         """Indices of minibatches, epoch by epoch in a new order."""

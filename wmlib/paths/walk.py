@@ -1,7 +1,6 @@
 """Walks through weight space that keep a function, after Algorithms 1, 2 and 3."""
 
 import abc
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .checks import on_shapes, refuse_shared, shape_of
 from .distances import OutputDistance, squared_error
 from .metric import mean_distance, norm, refuse_complex, refuse_state, remember
 from .objectives import AbstractObjective, shuffled
@@ -174,8 +174,7 @@ class PenalisedDescent(AbstractMethod):
             return 1
         index = None if self.memory_batch is None else np.zeros(self.memory_batch, np.int32)
         one = (self.optimiser, problem, weights, state[0], draw, index, self._scale())
-        leaves, structure = jax.tree.flatten(jax.tree.map(_shape, one))
-        steady, convolves = _traits(tuple(leaves), structure)
+        steady, convolves = _traits(*one)
         if not steady or (convolves and self.compiled is None and jax.default_backend() == "cpu"):
             return 1
         numbers = sum(np.size(x) for x in jax.tree.leaves((draw, index)))
@@ -184,7 +183,14 @@ class PenalisedDescent(AbstractMethod):
     def steps(
         self, problem: Problem, weights: PyTree, state: Any, draws: Sequence[Any], room: int
     ) -> tuple[PyTree, Any, dict[str, Any]]:
-        """As many steps as there are draws, at most `room`, in one compiled loop; told of each is an array."""
+        """As many steps as there are draws, at most `room`, in one compiled loop; told of each is an array. Draws of
+        different shapes are taken one by one."""
+        if len({tuple(np.shape(x) for x in jax.tree.leaves(draw)) for draw in draws}) > 1:
+            told = []
+            for draw in draws:
+                weights, state, tale = self.step(problem, weights, state, draw)
+                told.append(tale)
+            return weights, state, {k: jnp.stack([tale[k] for tale in told]) for k in told[0]}
         state, memory_draws = state
         indices = [None if memory_draws is None else next(memory_draws) for _ in draws]
         drawn = [*zip(draws, indices, strict=True)]
@@ -243,17 +249,13 @@ def _descend_along(optimiser, problem, weights, state, drawn, penalty, count, ro
     return *eqx.combine(moving, still), told
 
 
-def _shape(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) or isinstance(x, np.ndarray) else x
-
-
-@functools.lru_cache(maxsize=64)
-def _traits(leaves, structure):
+@on_shapes
+def _traits(*one):
     """Whether a step leaves the shapes of weights and state as they are, as a loop must; and whether it convolves."""
-    one = jax.tree.unflatten(structure, leaves)
-    jaxpr, shapes, _ = eqx.filter_make_jaxpr(_descent)(*one)
-    before, after = (eqx.filter(x, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)) for x in (one[2:4], shapes[:2]))
-    return jax.tree.map(_shape, before) == jax.tree.map(_shape, after), "conv_general_dilated" in str(jaxpr)
+    jaxpr, after, _ = eqx.filter_make_jaxpr(_descent)(*one)
+    before, after = (jax.tree.leaves(jax.tree.map(shape_of, x)) for x in (one[2:4], after[:2]))
+    shapes = [[(x.shape, x.dtype) for x in y if isinstance(x, jax.ShapeDtypeStruct)] for y in (before, after)]
+    return shapes[0] == shapes[1], "conv_general_dilated" in str(jaxpr)
 
 
 def walk(
@@ -320,6 +322,7 @@ def walk(
     """
     refuse_state(weights)
     refuse_complex("the weights", weights)
+    refuse_shared("the weights", weights)
     if not jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)):
         raise ValueError("the weights hold no floating-point array, so there is nothing to move")
     if steps < 1 or batch < 1:
