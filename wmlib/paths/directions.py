@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.optimize
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .krylov import lanczos
-from .metric import FunctionMetric, batches
+from .krylov import Krylov, combination, lanczos_and_rest, orthogonalise, ravel, rounding, unravel
+from .metric import FunctionMetric, batches, check_count, check_positive, norm
 from .walk import AbstractMethod, Problem
 
 
@@ -22,12 +21,17 @@ from .walk import AbstractMethod, Problem
 class Direction(eqx.Module):
     """The movement of `direction` (`value`) and how it was found (`stats`).
 
-    `stats` holds, one for each pair of β and ε (a number if both were numbers): `multiplier`, μ; `residual`, the norm
-    `|(g + μI) v + (β/2)∇L|` by Lanczos' own account, in units of `|(β/2)∇L|` (without a gradient `|g v + μ v| / |v|`, in
-    units of the largest Ritz value); `moved`, `½⟨v, g v⟩`, the mean distance that the outputs move, to second order;
-    `gained`, `⟨v, ∇L⟩`, the change of the objective, to first order (0 without a gradient); `converged`, whether the
-    residual is at most `rtol` and μ is that of a minimum as far as the basis knows. And `dimension`, of the Krylov basis,
-    which is how many products with the metric it took; `products`, how many were taken in all.
+    `stats` holds, one for each pair of β and ε (a number if both were numbers): `multiplier`, μ; `residual` and `rounding`;
+    `moved`, `½⟨v, g v⟩`, the mean distance that the outputs move, to second order; `gained`, `⟨v, ∇L⟩`, the change of the
+    objective, to first order (0 without a gradient); `converged`, whether the residual is at most `rtol`, rounding
+    included, and μ is that of a minimum as far as the basis knows. And `dimension`, of the Krylov basis, which is how many products with the metric it took;
+    `products`, how many were taken in all.
+
+    With a gradient the residual is `|(g + μI) v + (β/2)∇L| / |(β/2)∇L|`. Without one it is `|g v + μ v| / |v|` in units of
+    `−μ`, the smallest Ritz value: an eigenvalue then lies within that part of it. Where that is zero to rounding, the unit
+    is what rounding hides: 20 times the precision of the weights, of the largest Ritz value, counts as `rtol`. Either
+    residual is by Lanczos' own account, with nothing left out; `rounding` is what rounding the products may add to it, in
+    the same units, and `converged` judges their sum.
     """
 
     value: PyTree[Array]
@@ -65,13 +69,14 @@ def direction(
     - `beta`, `epsilon`: numbers, or arrays that broadcast; `epsilon` is the *square* of the length.
     - `key`: for the direction without a gradient, and for the hard case (without one, `jax.random.key(0)`).
     - `dimension`: of the Krylov basis, at most.
-    - `rtol`: the relative residual at which the basis counts as holding all that it needs.
+    - `rtol`: the residual at which a direction counts as converged. In half precision the products' own rounding is more
+      than the default, so that none does.
 
     **Returns:** a `Direction`; if `beta` or `epsilon` is an array, its leaves begin with their common axes.
 
     **Raises:** `ValueError` without a gradient and without a key; for a gradient that does not fit the metric, is zero or
-    is not finite, a `beta` or `epsilon` that is not positive, a `dimension` that is not, and for a metric whose products
-    are not finite.
+    is not finite, a `beta`, `epsilon`, `rtol` or `dimension` that is not positive, and for a metric whose products are not
+    finite; `TypeError` for complex weights.
 
     **Example:**
 
@@ -81,51 +86,64 @@ def direction(
     **Reference:** Raghavan et al. (2024), Eq. 3 and 4; Gould, Lucidi, Roma & Toint (1999), Solving the Trust-Region
     Subproblem using the Lanczos Method.
     """
-    beta, epsilon = np.broadcast_arrays(np.asarray(beta, float), np.asarray(epsilon, float))
     for name, array in (("beta", beta), ("epsilon", epsilon)):
-        if not (np.isfinite(array) & (array > 0)).all():
-            raise ValueError(f"{name} must be positive and finite, got {array}")
+        given = np.asarray(array)
+        if given.dtype.kind not in "iuf" or not (np.isfinite(given) & (given > 0)).all():
+            raise ValueError(f"{name} must be positive and finite numbers, got {array!r}; 1.0 is the default")
+    beta, epsilon = np.broadcast_arrays(np.asarray(beta, float), np.asarray(epsilon, float))
+    check_count("dimension", dimension, "40 is usual")
+    check_positive("rtol", rtol, "1e-3 is usual")
     if gradient is None:
         if key is None:
             raise ValueError("without a gradient the direction is drawn; give a key")
         return _flattest(metric, epsilon, key, dimension, rtol)
-    krylov = lanczos(metric, gradient, dimension)
-    values, vectors = krylov.eigh()
-    slopes = krylov.size * vectors[0]
-    exhausted = krylov.residual <= 0
+    krylov, rest = lanczos_and_rest(metric, gradient, dimension)
+    noise = rounding(krylov.structure) * float(krylov.eigh()[0][-1])
 
-    def solve(values, vectors, slopes, beta, epsilon):
-        y, shift = _on_sphere(values, beta / 2 * slopes, epsilon)
-        last = (vectors @ y)[krylov.dimension - 1]
+    def solve(space, beta, epsilon):
+        y, shift = _on_sphere(space.values, beta / 2 * space.slopes, epsilon)
+        coefficients, pull = space.vectors @ y, beta / 2 * krylov.size
         told = {
             "multiplier": shift,
-            "residual": krylov.residual * abs(last) / (beta / 2 * krylov.size),
-            "moved": float(values @ y**2) / 2,
-            "gained": float(slopes @ y),
+            "residual": space.outside(coefficients) / pull,
+            "rounding": noise * math.sqrt(epsilon) / pull,
+            "moved": float(space.values @ y**2) / 2,
+            "gained": float(space.slopes @ y),
         }
-        return vectors @ y, told
+        return coefficients, told
 
+    space = _Space(krylov, krylov.projected(), np.array([[krylov.residual**2]]), [krylov.dimension - 1])
     pairs = list(zip(beta.ravel(), epsilon.ravel(), strict=True))
-    solved = [solve(values, vectors, slopes, *pair) for pair in pairs]
-    hard = [told["multiplier"] < 0 and (exhausted or told["residual"] <= rtol) for _, told in solved]
-    whole, products = krylov, krylov.dimension
-    if any(hard) and krylov.dimension < krylov.basis.shape[1]:
-        flat = lanczos(metric, _random(metric, jax.random.key(0) if key is None else key), dimension)
+    solved = [solve(space, *pair) for pair in pairs]
+    hard = [told["multiplier"] < 0 and told["residual"] <= rtol for _, told in solved]
+    products, extra = krylov.dimension, None
+    if any(hard) and krylov.dimension < metric.in_size():
+        flat, _ = lanczos_and_rest(metric, _random(metric, jax.random.key(0) if key is None else key), dimension)
         products += flat.dimension + 1
-        lowest = jnp.asarray(flat.eigh()[1][:, 0], flat.basis.dtype) @ flat.basis
-        whole, projected = _with_one_more(metric, krylov, lowest)
-        values, vectors = np.linalg.eigh(projected)
-        slopes = krylov.size * vectors[0]
+        wider, extra = _with_one_more(metric, krylov, rest, flat.combine(flat.eigh()[1][:, 0]))
         for i, (pair, is_hard) in enumerate(zip(pairs, hard, strict=True)):
             if is_hard:
-                solved[i] = solve(values, vectors, slopes, *pair)
-            else:
-                solved[i] = (np.append(solved[i][0], 0.0), solved[i][1])
-    for told, is_hard in zip((told for _, told in solved), hard, strict=True):
-        told["converged"] = bool((exhausted or told["residual"] <= rtol) and (is_hard or told["multiplier"] >= 0))
+                solved[i] = solve(wider, *pair)
+    for (_, told), is_hard in zip(solved, hard, strict=True):
+        told["converged"] = told["residual"] + told["rounding"] <= rtol and (is_hard or told["multiplier"] >= 0)
     stats = {k: np.array([told[k] for _, told in solved]).reshape(beta.shape)[()] for k in solved[0][1]}
     stats |= {"dimension": krylov.dimension, "products": products}
-    return Direction(_movements(whole, [c for c, _ in solved], beta.shape), stats)
+    return Direction(_movements(krylov, [c for c, _ in solved], beta.shape, extra), stats)
+
+
+class _Space:
+    """A basis, known by the metric within it, its eigenvectors, and the parts of products that it does not hold: those of
+    the `rows`, by their inner products."""
+
+    def __init__(self, krylov: Krylov, projected: np.ndarray, parts: np.ndarray, rows: list[int]):
+        self.values, self.vectors = np.linalg.eigh(projected)
+        self.slopes = krylov.size * self.vectors[0]
+        self.parts, self.rows = parts, rows
+
+    def outside(self, coefficients: np.ndarray) -> float:
+        """The norm of what the product with a combination of the basis has outside it."""
+        c = coefficients[self.rows]
+        return math.sqrt(max(0.0, float(c @ self.parts @ c)))
 
 
 def _on_sphere(values, slopes, epsilon):
@@ -146,16 +164,20 @@ def _on_sphere(values, slopes, epsilon):
 
 
 def _flattest(metric, epsilon, key, dimension, rtol):
-    krylov = lanczos(metric, _random(metric, key), dimension)
+    krylov, _ = lanczos_and_rest(metric, _random(metric, key), dimension)
     values, vectors = krylov.eigh()
-    size, flat = np.sqrt(epsilon), vectors[:, 0]
-    residual = float(krylov.residual * abs(flat[-1]) / max(values[-1], np.finfo(float).tiny))
+    size, flat, largest = np.sqrt(epsilon), vectors[:, 0], max(float(values[-1]), np.finfo(float).tiny)
+    noise = rounding(krylov.structure)
+    # The smallest value may be zero, and nothing is small beside that; but nothing below rounding can be told from it.
+    unit = max(float(values[0]), min(10 * noise / rtol, 1.0) * largest)
+    residual = float(krylov.residual * abs(flat[-1])) / unit
     stats = {
         "multiplier": np.full(epsilon.shape, -values[0])[()],
         "residual": np.full(epsilon.shape, residual)[()],
+        "rounding": np.full(epsilon.shape, noise * largest / unit)[()],
         "moved": values[0] * epsilon / 2,
         "gained": np.zeros(epsilon.shape)[()],
-        "converged": np.full(epsilon.shape, residual <= rtol)[()],
+        "converged": np.full(epsilon.shape, residual + noise * largest / unit <= rtol)[()],
         "dimension": krylov.dimension,
         "products": krylov.dimension,
     }
@@ -170,25 +192,32 @@ def _random(metric, key):
     return treedef.unflatten([jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
 
 
-def _with_basis(krylov, basis):
-    return eqx.tree_at(lambda k: k.basis, krylov, basis)
+def _with_one_more(metric, krylov, rest, movement):
+    """The space with one more vector, and that. `rest` is what the last product has outside the basis."""
+    vector, _, size = orthogonalise(krylov.blocks, ravel(movement, rest.dtype), 1.0)
+    vector = vector / jnp.asarray(size, vector.dtype)
+    product = ravel(metric.mv(unravel(vector, krylov.structure)), rest.dtype)
+    outside, along, _ = orthogonalise(krylov.blocks, product, jnp.linalg.norm(product))
+    along = along[: krylov.dimension]
+    itself = float(vector @ outside)
+    projected = np.block([[krylov.projected(), along[:, None]], [along[None], np.array([[itself]])]])
+    # 1. What the new vector's product has outside both; 2. what the last one's has, whose part along the new vector is inside.
+    parts = jnp.stack([rest - (rest @ vector) * vector, outside - itself * vector])
+    gram = np.asarray(parts @ parts.T, float)
+    if not krylov.residual:  # then `rest` is rounding
+        gram[0], gram[:, 0] = 0, 0
+    return _Space(krylov, projected, gram, [krylov.dimension - 1, krylov.dimension]), vector
 
 
-def _with_one_more(metric, krylov, vector):
-    """A basis with one more vector, and the metric within it."""
-    for _ in range(2):
-        vector = vector - (krylov.basis @ vector) @ krylov.basis
-    vector = vector / jnp.linalg.norm(vector)
-    product = ravel_pytree(metric.mv(_with_basis(krylov, vector[None]).combine(np.ones(1))))[0]
-    along = np.asarray(krylov.basis @ product, float)
-    inside = np.diag(krylov.diagonal) + np.diag(krylov.off_diagonal, 1) + np.diag(krylov.off_diagonal, -1)
-    projected = np.block([[inside, along[:, None]], [along[None], np.array([[float(vector @ product)]])]])
-    return _with_basis(krylov, jnp.concatenate([krylov.basis, vector[None]])), projected
-
-
-def _movements(krylov, coefficients, shape):
-    """The combinations of a basis as trees, whose leaves begin with `shape`."""
-    rows = [krylov.combine(c) for c in coefficients]
+def _movements(krylov, coefficients, shape, extra=None):
+    """The combinations of a basis, and of one vector more where they have a coefficient for it, as trees whose leaves begin
+    with `shape`."""
+    rows = []
+    for c in coefficients:
+        flat = combination(krylov.blocks, c[: krylov.dimension])
+        if len(c) > krylov.dimension:
+            flat = flat + jnp.asarray(c[-1], flat.dtype) * extra
+        rows.append(unravel(flat, krylov.structure))
     if shape == ():
         return rows[0]
     return jax.tree.map(lambda *x: jnp.stack(x).reshape(*shape, *x[0].shape), *rows)
@@ -201,6 +230,8 @@ class ExactDirections(AbstractMethod):
     With `anchored`, the gradient in Eq. 4 is `∇L + (2/β) ∇d`, where `d` is the mean distance of the memory's outputs to
     the reference: `⟨v, g v⟩ + 2⟨v, ∇d⟩` is twice the change of `d` to second order (Gauss and Newton), so that a step also
     takes back what earlier ones let go. Without it, a step only keeps what is there, as the paper has it.
+
+    Where the gradient is zero, Eq. 4 is Eq. 3, and the direction is drawn from the flat ones.
 
     Without an objective the first direction is drawn from the flat ones, and each further one minimises Eq. 4 with minus
     the last direction as the gradient: straight on, as far as the function allows.
@@ -237,14 +268,14 @@ class ExactDirections(AbstractMethod):
 
         **Raises:** `ValueError` for numbers out of range.
         """
-        sizes = {"beta": beta, "tolerance": tolerance} | ({} if callable(epsilon) else {"epsilon": epsilon})
-        for name, size in sizes.items():
-            if not size > 0 or (name != "tolerance" and size == math.inf):
-                raise ValueError(f"{name} must be positive, got {size}")
-        if dimension < 1:
-            raise ValueError(f"dimension must be at least 1, got {dimension}; 20 is usual")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        check_positive("beta", beta, "1.0 is usual")
+        if not callable(epsilon):
+            check_positive("epsilon", epsilon, "0.01 is usual, the square of a length of 0.1")
+        if tolerance != math.inf:
+            check_positive("tolerance", tolerance, "leave it out for no limit")
+        check_count("dimension", dimension, "20 is usual")
+        if isinstance(momentum, bool) or not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}; 0 is for none, 0.9 is usual")
         self.beta = beta
         self.epsilon = epsilon
         self.dimension = dimension
@@ -269,6 +300,13 @@ class ExactDirections(AbstractMethod):
         total = None if gradient is None else jax.tree.map(lambda x: self.beta * x, gradient)
         if total is not None and pull is not None:
             total = jax.tree.map(lambda x, y: x + 2 * y, total, pull)
+        if total is not None and not math.isfinite(size := float(norm(total))):
+            raise FloatingPointError(
+                f"the gradient of step {taken + 1} has the norm {size}; look for an objective that is not finite, or whose"
+                " derivative is not (a square root or a logarithm at zero), or take smaller steps"
+            )
+        if total is not None and size == 0:
+            total = None
         metric = FunctionMetric(problem.f, weights, problem.memory, problem.distance, batch=problem.batch)
         epsilon = float(self.epsilon(taken)) if callable(self.epsilon) else self.epsilon
         v = direction(metric, total, 1.0, epsilon, key=key_direction, dimension=self.dimension).value

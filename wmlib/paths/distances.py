@@ -63,14 +63,35 @@ def _kl(y, y0):
     return jnp.sum(jnp.exp(logp) * (logp - logq))
 
 
-squared_error = OutputDistance(lambda y, y0: jnp.sum((y - y0) ** 2) / 2, embedding=lambda y: y)
+# Named functions, not lambdas: a distance travels to other processes, with all that holds it.
+def _squared_error(y, y0):
+    return jnp.sum((y - y0) ** 2) / 2
+
+
+def _itself(y):
+    return y
+
+
+def _twice_root_of_softmax(y):
+    return 2 * _root_of_softmax(y)
+
+
+def _hellinger(y, y0):
+    return -jnp.sum(jnp.expm1(_log_overlap(y, y0)))
+
+
+def _bhattacharyya(y, y0):
+    return -jnp.sum(_log_overlap(y, y0))
+
+
+squared_error = OutputDistance(_squared_error, embedding=_itself)
 """`½ |y − y₀|²`. The Hessian is the identity."""
 
-kl = OutputDistance(_kl, embedding=lambda y: 2 * _root_of_softmax(y))
+kl = OutputDistance(_kl, embedding=_twice_root_of_softmax)
 """`Σ p₀ ln(p₀ / p)` of the softmax outputs. The Hessian is the Fisher matrix `F = diag(p) − p pᵀ`."""
 
-hellinger = OutputDistance(lambda y, y0: -jnp.sum(jnp.expm1(_log_overlap(y, y0))), embedding=_root_of_softmax)
+hellinger = OutputDistance(_hellinger, embedding=_root_of_softmax)
 """`1 − Σ √(p p₀)`, the square of Hellinger's, of the softmax outputs. The Hessian is `F / 4`."""
 
-bhattacharyya = OutputDistance(lambda y, y0: -jnp.sum(_log_overlap(y, y0)), embedding=_root_of_softmax)
+bhattacharyya = OutputDistance(_bhattacharyya, embedding=_root_of_softmax)
 """`−ln Σ √(p p₀)` of the softmax outputs, the choice of the authors' code. The Hessian is `F / 4`."""

@@ -1,5 +1,6 @@
 """Geodesics of the metric that a network's outputs put on its weights."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -11,10 +12,23 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .distances import OutputDistance, squared_error
-from .metric import check_structure, mean_distance, norm, refuse_state, remember
+from .metric import (
+    check_count,
+    check_inputs,
+    check_positive,
+    check_structure,
+    gathered,
+    mean_distance,
+    norm,
+    output_of_one,
+    refuse_complex,
+    refuse_state,
+    remember,
+)
 
 
 @final
@@ -24,7 +38,12 @@ class Geodesic(eqx.Module):
     `weights` and `velocities`, one for each of the `times`; `lengths`, the Euclidean length so far; `drift`, the mean
     distance of the outputs on held-out inputs to those at the start. `stats` holds `speed`, `⟨v, g v⟩`, which a geodesic
     keeps; `residual`, how far the acceleration is from a least-squares solution, `|Jᵀ(Ja + f″(v,v))| / |Jᵀf″(v,v)|`; `steps`
-    of the integrator; and `outcome`, "arrived" or "step limit" with what to do.
+    of the integrator; and `outcome`, "arrived", or "step limit" or "kinks" with what to do.
+
+    A function with kinks (ReLU, max-pooling) has no second derivative there, and crossing one bends the path of the outputs
+    as no derivative tells. So the outputs are integrated beside the weights by `ÿ = Ja + f″(v, v)`, and compared:
+    `unexplained` is the mean distance between the two at each time, the drift that the kinks cause, and `kinked` counts the
+    inputs whose outputs part by more than the integrator's tolerance.
     """
 
     weights: tuple[PyTree, ...]
@@ -60,22 +79,47 @@ def acceleration(
 
     **Returns:** a movement of the weights.
 
-    **Raises:** `ValueError` for a velocity that does not fit the weights, or a distance without an embedding.
+    **Raises:** as `geodesic`.
 
     **Reference:** Raghavan et al. (2024), Eq. 5; Fong & Saunders (2011), LSMR.
     """
-    outputs, dynamic = _embedded(f, distance, weights, jax.tree.map(jnp.asarray, inputs))
+    check_positive("rtol", rtol, "1e-5 is the default")
+    if max_steps is not None:
+        check_count("max_steps", max_steps, "leave it out for lineax's own")
+    inputs = gathered(jax.tree.map(jnp.asarray, inputs))
+    check_inputs("inputs", inputs)
+    _check(f, weights, velocity, inputs, distance)
+    outputs, dynamic = _embedded(f, distance, weights, inputs)
+    return _acceleration(outputs, dynamic, velocity, rtol, max_steps)[0]
+
+
+def _check(f, weights, velocity, inputs, distance):
+    """Raise for weights, a velocity, a function or a distance of which there is no geodesic."""
+    refuse_state(weights)
+    refuse_complex("the weights", weights)
+    refuse_complex("the velocity", velocity)
+    dynamic = eqx.filter(weights, eqx.is_inexact_array)
+    if not jax.tree.leaves(dynamic):
+        raise ValueError("the weights hold no floating-point array, so there is nothing to move")
+    half = {str(x.dtype) for x in jax.tree.leaves((dynamic, velocity)) if jnp.finfo(x.dtype).bits < 32}
+    if half:
+        raise TypeError(
+            f"a second derivative in {', '.join(sorted(half))} is rounding; convert the weights, the velocity and the"
+            " inputs to float32"
+        )
     check_structure("the velocity", velocity, dynamic)
-    return _acceleration(outputs, dynamic, velocity, rtol, max_steps)
-
-
-def _embedded(f, distance, weights, inputs):
-    """The outputs whose Euclidean metric is that of the distance, as a function of the movable weights, and those."""
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(velocity) if not isinstance(x, Tracer)):
+        raise ValueError("the velocity is not finite; look for a gradient that is not")
     if distance.embedding is None:
         raise ValueError(
             "a geodesic needs outputs whose lengths are the distance; give a distance with an embedding, as those of"
             " wmlib.distances"
         )
+    output_of_one(f, weights, inputs)
+
+
+def _embedded(f, distance, weights, inputs):
+    """The outputs whose Euclidean metric is that of the distance, as a function of the movable weights, and those."""
     dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
     size = len(jax.tree.leaves(inputs)[0])
 
@@ -93,15 +137,29 @@ def _bend(outputs, w, v):
 
 
 def _acceleration(outputs, w, v, rtol, max_steps):
+    """The acceleration, and the second derivative of the outputs in time that is left, `Ja + f″(v, v)`."""
     bend = _bend(outputs, w, v)
     _, push = jax.linearize(outputs, w)
-    operator = lx.FunctionLinearOperator(push, jax.eval_shape(lambda: w))
+    # LSMR makes numbers of the default type, and would mix them with those of narrower weights.
+    default = jnp.zeros(()).dtype
+
+    def widened(u):
+        return push(_like(w, u)).astype(default)
+
+    structure = jax.eval_shape(lambda: jax.tree.map(lambda x: x.astype(default), w))
+    operator = lx.FunctionLinearOperator(widened, structure)
     # Where a geodesic is straight there is nothing to solve for, and LSMR would divide by zero.
     size = norm(bend)
     straight = size <= jnp.finfo(size.dtype).tiny
-    bend = jnp.where(straight, 1, -bend)
-    found = lx.linear_solve(operator, bend, lx.LSMR(rtol=rtol, atol=0, max_steps=max_steps), throw=False).value
-    return jax.tree.map(lambda x: jnp.where(straight, 0, x), found)
+    target = jnp.where(straight, 1, -bend).astype(default)
+    found = lx.linear_solve(operator, target, lx.LSMR(rtol=rtol, atol=0, max_steps=max_steps), throw=False).value
+    found = _like(w, jax.tree.map(lambda x: jnp.where(straight, 0, x), found))
+    return found, push(found) + bend
+
+
+def _like(tree, values):
+    """The values in the types of a tree."""
+    return jax.tree.map(lambda x, y: y.astype(x.dtype), tree, values)
 
 
 @eqx.filter_jit
@@ -110,8 +168,14 @@ def _integrate(f, distance, weights, velocity, inputs, times, tolerances, max_st
     rtol, atol, solve_rtol = tolerances
 
     def field(t, y, _):
-        w, v, _ = y
-        return v, _acceleration(outputs, w, v, solve_rtol, solve_steps), norm(v)
+        w, v, _, _, rate = y
+        a, bend = _acceleration(outputs, w, v, solve_rtol, solve_steps)
+        return v, a, norm(v).astype(times.dtype), rate, bend
+
+    # What the equation says of the outputs is integrated beside it, by the steps that the weights need.
+    plain = diffrax.PIDController(rtol=rtol, atol=atol)
+    controller = dataclasses.replace(plain, norm=lambda y: plain.norm(y[:3]))
+    at_start, rate = jax.jvp(outputs, (dynamic,), (velocity,))
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
@@ -119,9 +183,9 @@ def _integrate(f, distance, weights, velocity, inputs, times, tolerances, max_st
         times[0],
         times[-1],
         None,
-        (dynamic, velocity, jnp.zeros((), times.dtype)),
+        (dynamic, velocity, jnp.zeros((), times.dtype), at_start, rate),
         saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        stepsize_controller=controller,
         max_steps=max_steps,
         throw=False,
     )
@@ -130,14 +194,17 @@ def _integrate(f, distance, weights, velocity, inputs, times, tolerances, max_st
 
 
 @eqx.filter_jit
-def _told(f, distance, weights, velocity, inputs, rtol, max_steps):
-    """The speed at a point, and the residual of the acceleration there."""
+def _told(f, distance, weights, velocity, expected, inputs, rtol, max_steps):
+    """The speed at a point, the norms of the acceleration's residual, half the square of how far the outputs are from what is
+    expected, their size, and that square for each input."""
     outputs, w = _embedded(f, distance, weights, inputs)
-    _, push = jax.linearize(outputs, w)
+    found, push = jax.linearize(outputs, w)
     pull = jax.linear_transpose(push, w)
     moved, bend = push(velocity), _bend(outputs, w, velocity)
-    left = push(_acceleration(outputs, w, velocity, rtol, max_steps)) + bend
-    return jnp.vdot(moved, moved), norm(pull(left)), norm(pull(bend))
+    _, left = _acceleration(outputs, w, velocity, rtol, max_steps)
+    off = ((found - expected) ** 2).reshape(len(found), -1).sum(axis=1)
+    told = jnp.vdot(moved, moved), norm(pull(left)), norm(pull(bend)), jnp.sum(off) / 2, norm(found)
+    return told, off * len(found)
 
 
 def geodesic(
@@ -161,7 +228,8 @@ def geodesic(
 
     Its acceleration is that of `acceleration`, at a cost linear in the number of weights; the equation is integrated by
     diffrax (Tsit5, adaptive steps). A geodesic keeps its speed `⟨v, g v⟩`: one that sets out along a flat direction keeps
-    the outputs, wherever `J` has a right inverse.
+    the outputs, wherever `J` has a right inverse. The function must be twice differentiable; where a path crosses kinks its
+    outcome says so.
 
     **Arguments:**
 
@@ -178,8 +246,9 @@ def geodesic(
 
     **Returns:** a `Geodesic`.
 
-    **Raises:** `ValueError` for a velocity that does not fit the weights, a distance without an embedding, a layer with a
-    state, inputs that are empty, or numbers out of range.
+    **Raises:** `ValueError` for a velocity that does not fit the weights or is not finite, a distance without an embedding, a
+    layer with a state, inputs that are empty, an `f` that fails on one of them, or numbers out of range; `TypeError` for
+    weights that are complex or of half precision.
 
     **Example:**
 
@@ -189,19 +258,29 @@ def geodesic(
 
     **Reference:** Raghavan et al. (2024), Eq. 5; Kidger (2021), On Neural Differential Equations (diffrax).
     """
-    refuse_state(weights)
+    if isinstance(points, int):
+        check_count("points", points, "there must be at least 2, the start and the end; 11 is usual", 2)
     shares = np.linspace(0, 1, points) if isinstance(points, int) else np.asarray(points, float)
-    if not 0 < time < math.inf or max_steps < 1:
-        raise ValueError(f"time must be positive and finite, and max_steps at least 1, got {time} and {max_steps}")
+    check_positive("time", time, "1.0 is the default")
+    for name, tolerance in (("rtol", rtol), ("atol", atol), ("solve_rtol", solve_rtol)):
+        check_positive(name, tolerance, "leave it out for the default")
+    for name, count in (("max_steps", max_steps), ("solve_steps", solve_steps), ("batch", batch)):
+        if count is not None:
+            check_count(name, count, "leave it out for the default")
     if len(shares) < 2 or shares[0] != 0 or shares[-1] != 1 or not (np.diff(shares) > 0).all():
         raise ValueError(f"points must be at least 2, or shares of the time that rise from 0 to 1, got {points}")
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_inputs("inputs", inputs)
+    _check(f, weights, velocity, inputs, distance)
     inputs, outputs = remember(f, weights, inputs, batch, "inputs")
     beside = (inputs, outputs) if held_out is None else remember(f, weights, held_out, batch, "held_out")
-    _, dynamic = _embedded(f, distance, weights, inputs)
-    check_structure("the velocity", velocity, dynamic)
-    times = jnp.asarray(time * shares, jnp.result_type(*jax.tree.leaves(dynamic)))
+    inputs = gathered(inputs)
+    dynamic = eqx.filter(weights, eqx.is_inexact_array)
+    velocity = jax.tree.map(jnp.asarray, velocity)
+    wide = any(x.dtype == jnp.float64 for x in jax.tree.leaves(dynamic))
+    times = jnp.asarray(time * shares, jnp.float64 if wide else jnp.float32)
     tolerances = (rtol, atol, solve_rtol)
-    (ws, vs, lengths), steps = _integrate(
+    (ws, vs, lengths, expected, _), steps = _integrate(
         f, distance, weights, velocity, inputs, times, tolerances, max_steps, solve_steps
     )
     lengths = np.asarray(lengths, float)
@@ -209,15 +288,32 @@ def geodesic(
     rest = eqx.filter(weights, eqx.is_inexact_array, inverse=True)
     at = [jax.tree.map(itemgetter(i), (ws, vs)) for i in range(reached)]
     nets, velocities = tuple(eqx.combine(w, rest) for w, _ in at), tuple(v for _, v in at)
-    told = [_told(f, distance, w, v, inputs, solve_rtol, solve_steps) for w, v in zip(nets, velocities, strict=True)]
-    speed, left, bent = np.array(jax.device_get(told), float).reshape(-1, 3).T
+    told = [
+        _told(f, distance, w, v, y, inputs, solve_rtol, solve_steps)
+        for w, v, y in zip(nets, velocities, expected, strict=False)
+    ]
+    told, off = zip(*jax.device_get(told), strict=True)
+    speed, left, bent, unexplained, size = np.array(told, float).T
+    # What the integrator's own error may come to: a smooth network stays below a tenth of it.
+    scale = size[0] + math.sqrt(max(speed[0], 0.0)) * float(times[-1])
+    allowed = 10 * (atol + (rtol + 10 * float(jnp.finfo(times.dtype).eps)) * scale)
+    kinked = (np.sqrt(np.asarray(off, float)) > allowed).sum(axis=1)
+    outcome = "arrived"
+    if reached < len(shares):
+        outcome = "step limit: increase max_steps, rtol or atol, or lower time"
+    elif kinked.any():
+        outcome = (
+            f"kinks: the outputs of {kinked.max()} of {len(off[0])} inputs moved as their derivatives do not tell, by a mean"
+            f" distance of {unexplained.max():.1e}; take a smooth activation in place of ReLU or max-pooling (tanh, GELU,"
+            " mean-pooling), or lower time; if the network is smooth, lower rtol and atol"
+        )
     stats = {
         "speed": speed,
         "residual": left / np.where(bent > 0, bent, 1),
+        "unexplained": unexplained,
+        "kinked": kinked,
         "steps": int(steps),
-        "outcome": "arrived"
-        if reached == len(shares)
-        else "step limit: increase max_steps, rtol or atol, or lower time",
+        "outcome": outcome,
     }
     drift = np.array([mean_distance(f, distance, w, *beside, batch) for w in nets])
     return Geodesic(nets, velocities, np.asarray(times, float)[:reached], lengths[:reached], drift, stats)

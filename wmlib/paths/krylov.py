@@ -1,6 +1,7 @@
 """Krylov bases of a metric, and what they tell of its spectrum."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, final
 
@@ -9,29 +10,34 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpy.typing import ArrayLike
 
-from .metric import FunctionMetric, check_structure
+from .metric import FunctionMetric, check_count, check_positive, check_structure, output_of_one, refuse_complex
 
 
 @final
 class Krylov(eqx.Module):
     r"""An orthonormal basis `Q` of `span(s, g s, g² s, …)` in which a metric is tridiagonal: `g Qᵀ ≈ Qᵀ T`.
 
-    The rows of `basis`, of shape `(dimension, n)`, are movements of the weights in the order of `ravel_pytree`; the first
-    is the start, normalised, and `size` is its norm. `T` has `diagonal` and `off_diagonal`, of `dimension` and
-    `dimension - 1` numbers. `residual` is the norm of what the next product has outside the basis: zero if the basis
-    holds all that the metric makes of the start.
+    The rows of `basis`, of shape `(dimension, n)`, are movements of the weights in the order of `ravel_pytree`, in float32
+    at least; the first is the start, normalised, and `size` is its norm. They are held in `blocks` of a few rows, of which
+    the last may hold rows that are not used. `T` has `diagonal` and `off_diagonal`, of `dimension` and `dimension - 1`
+    numbers. `residual` is the norm of what the next product has outside the basis: zero if the basis holds all that the
+    metric makes of the start.
     """
 
-    basis: Float[Array, "dimension n"]
+    blocks: tuple[Float[Array, "_ n"], ...]
     diagonal: Float[np.ndarray, " dimension"]
     off_diagonal: Float[np.ndarray, " dimension-1"]
     residual: float
     size: float
     structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
+
+    @property
+    def basis(self) -> Float[Array, "dimension n"]:
+        """The vectors as rows of one array, which is made anew, beside the blocks."""
+        return jnp.concatenate(self.blocks)[: self.dimension]
 
     @property
     def dimension(self) -> int:
@@ -42,17 +48,24 @@ class Krylov(eqx.Module):
         """The eigenvalues of `T`, ascending, and its eigenvectors as columns, in float64."""
         return _eigh(self.diagonal, self.off_diagonal)
 
+    def projected(self) -> Float[np.ndarray, "dimension dimension"]:
+        """`T`."""
+        return _tridiagonal(self.diagonal, self.off_diagonal)
+
     def combine(self, coefficients: ArrayLike) -> PyTree[Array]:
         """The movement `Σ_k c_k q_k`, as a tree like the weights."""
-        return _unravel(jnp.asarray(coefficients, self.basis.dtype) @ self.basis, self.structure)
+        return unravel(combination(self.blocks, np.asarray(coefficients, float)), self.structure)
 
 
 def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: int) -> Krylov:
     r"""The Krylov basis of a metric from a start, by Lanczos' recursion with full reorthogonalisation.
 
-    One product with the metric for each vector of the basis, in a loop in Python around compiled steps; each step
-    overwrites the basis where it lies, so that no array is larger than the basis and a step needs a few vectors beside
-    it. It stops early when the basis holds all that the metric makes of the start, to rounding.
+    One product with the metric for each vector of the basis, in a loop in Python around compiled steps. The basis grows in
+    blocks of 8 rows, so that a step touches no more than the rows there are, twice as a rule, and needs a few vectors
+    beside them. It stops early when the basis holds all that the metric makes of the start, to rounding.
+
+    The basis is in float32 where the weights are of half precision, and so are all sums and what is judged by them; each
+    product is rounded to the weights' own precision.
 
     **Arguments:**
 
@@ -63,7 +76,7 @@ def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: 
     **Returns:** a `Krylov`.
 
     **Raises:** `ValueError` if the start does not fit, is zero or is not finite, the dimension is not positive, or a
-    product with the metric is not finite.
+    product with the metric is not finite; `TypeError` for complex weights.
 
     **Example:**
 
@@ -72,16 +85,25 @@ def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: 
 
     **Reference:** Golub & Van Loan (2013), Matrix Computations, section 10.1.
     """
-    structure = metric.in_structure()
+    return lanczos_and_rest(metric, start, dimension)[0]
+
+
+def lanczos_and_rest(
+    metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: int
+) -> tuple[Krylov, Float[Array, " n"]]:
+    """As `lanczos`, and what the product with the last vector has outside the basis, of the norm `residual`."""
+    structure = _structure(metric)
+    check_count("dimension", dimension, "40 is usual")
     check_structure("the start", start, structure)
-    flat = ravel_pytree(start)[0]
+    flat = ravel(start, _precision(structure))
+    # Divided by the largest first: squares of small numbers vanish, and those of large ones overflow.
+    peak = float(jnp.abs(flat).max())
+    if not 0 < peak < math.inf:
+        raise ValueError(f"the start has the norm {peak}; give a finite movement that is not zero")
+    flat = flat / peak
     size = float(jnp.linalg.norm(flat))
-    if not 0 < size < math.inf:
-        raise ValueError(f"the start has the norm {size}; give a finite movement that is not zero")
-    diagonal, off_diagonal, residual, basis = _recursion(metric, flat / size, dimension)
-    if len(diagonal) < len(basis):
-        basis = basis[: len(diagonal)]
-    return Krylov(basis, diagonal, off_diagonal, residual, size, structure)
+    diagonal, off_diagonal, residual, basis, rest = _recursion(metric, flat / size, dimension)
+    return Krylov(tuple(basis.blocks), diagonal, off_diagonal, residual, peak * size, structure), rest
 
 
 @final
@@ -89,9 +111,9 @@ class Spectrum(eqx.Module):
     """Leading eigenpairs of a metric.
 
     `value` holds the eigenvalues, largest first, and `vectors` the orthonormal eigenvectors as rows, in the order of
-    `ravel_pytree`; `vector(i)` is one as a tree. `stats` holds `residuals`, the norms `|g v - λ v|` by Lanczos' own
-    account (exact up to rounding); `products`, how many the search took; and `outcome`: "converged", or "step limit"
-    with what to do.
+    `ravel_pytree`, in float32 at least; `vector(i)` is one as a tree. `stats` holds `residuals`, the norms `|g v - λ v|`
+    by Lanczos' own account; `rounding`, what rounding the products may add to them; `products`, how many the search took;
+    and `outcome`: "converged", or "step limit" or "precision limit" with what to do.
     """
 
     value: Float[np.ndarray, " k"]
@@ -101,7 +123,7 @@ class Spectrum(eqx.Module):
 
     def vector(self, index: int) -> PyTree[Array]:
         """An eigenvector as a movement of the weights."""
-        return _unravel(self.vectors[index], self.structure)
+        return unravel(self.vectors[index], self.structure)
 
 
 def spectrum(
@@ -115,7 +137,8 @@ def spectrum(
     r"""The `k` largest eigenvalues of a metric and their eigenvectors, by Lanczos' method from a random start.
 
     A basis grows by one product at a time until the residual of each of the `k` pairs is at most `rtol` times the
-    largest eigenvalue. An eigenvalue is then off by no more than its residual, and much less where it stands alone.
+    largest eigenvalue, rounding included: an `rtol` that the products cannot resolve, as 1e-4 in half precision, is never
+    reached. An eigenvalue is then off by no more than its residual, and much less where it stands alone.
 
     One start finds one eigenvector for each eigenvalue, also where an eigenvalue occurs several times, as it does where
     outputs share a layer. So random vectors outside the basis widen it, each with `k / 2` products, until one changes none
@@ -131,20 +154,22 @@ def spectrum(
 
     **Returns:** a `Spectrum`.
 
-    **Raises:** `ValueError` if `k` is not between 1 and the number of weights, `dimension` is less than `k`, the metric
-    is zero, or a product with it is not finite.
+    **Raises:** `ValueError` if `k` is not between 1 and the number of weights, `dimension` is less than `k`, `rtol` is not
+    positive, the metric is zero, or a product with it is not finite; `TypeError` for complex weights.
 
     **Example:**
 
         found = wm.spectrum(metric, 20, key=key)
         found.value, found.stats["residuals"]
     """
-    structure = metric.in_structure()
-    n = metric.in_size()
-    if not 1 <= k <= n:
+    structure, n = _structure(metric), metric.in_size()
+    check_count("k", k, f"it lies between 1 and the number of weights, {n}")
+    check_positive("rtol", rtol, "1e-4 is usual")
+    if not k <= n:
         raise ValueError(f"k must be between 1 and the number of weights, {n}, got {k}")
     if dimension is None:
         dimension = max(4 * k, k + 40)
+    check_count("dimension", dimension, "leave it out")
     if dimension < k:
         raise ValueError(f"{k} eigenpairs need a dimension of at least {k}, got {dimension}; leave it out")
 
@@ -154,38 +179,49 @@ def spectrum(
         values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
         errors = beta * np.abs(vectors[-1])
         if loose:
-            outside = jnp.stack([_outside(basis, vector, len(projected)) for _, vector in loose])
+            outside = jnp.stack([vector for _, vector in loose])
             part = vectors[[row for row, _ in loose]]
             squares = np.einsum("ik,ij,jk->k", part, np.asarray(outside @ outside.T, np.float64), part)
             errors = errors + np.sqrt(np.maximum(squares, 0))
         return values, vectors, errors
 
+    resolved = rounding(structure)
+
+    def small(errors, values):
+        return bool((errors + resolved * values[0] <= rtol * values[0]).all())
+
     def done(diagonal, off_diagonal, beta):
         if len(diagonal) < k or (len(diagonal) % 4 and beta):
             return False
         values, _, errors = ritz(_tridiagonal(diagonal, off_diagonal), beta)
-        return bool((errors <= rtol * values[0]).all())
+        return small(errors, values)
 
     first, *others = jax.random.split(key, 1 + k)
-    diagonal, off_diagonal, beta, basis = _recursion(metric, _probe(first, structure), dimension, done, others)
+    diagonal, off_diagonal, beta, basis, rest = _recursion(metric, _probe(first, structure), dimension, done, others)
     if not diagonal.any() and not off_diagonal.any():
         raise ValueError(_ZERO)
     projected, loose = _tridiagonal(diagonal, off_diagonal), []
     values, rotation, errors = ritz(projected, beta)
     before, settled = np.full(k, -1.0), len(projected) == n
     # One start sees one vector of an eigenspace. Others look for what it missed, until one changes nothing.
-    while not settled and (size := len(projected)) < len(basis):
+    while not settled and (size := len(projected)) < basis.dimension:
         start, count = None, 4
-        if (errors <= rtol * values[0]).all() or not beta:
+        if small(errors, values) or not beta:
             before, count = values, max(4, k // 2)
             start = _probe(jax.random.fold_in(key, size), structure)
-            loose = [*loose, (size - 1, beta * basis[size])] if beta else loose
-        basis, projected, beta = _widen(metric, basis, projected, start, count)
+            loose = [*loose, (size - 1, rest)] if beta else loose
+        projected, beta, rest = _widen(metric, basis, projected, start, count)
+        loose = [(row, basis.reject(vector, size)) for row, vector in loose]
         values, rotation, errors = ritz(projected, beta, loose)
-        settled = bool((np.maximum(errors, np.abs(values - before)) <= rtol * values[0]).all()) or len(projected) == n
-    vectors = jnp.asarray(np.pad(rotation.T, ((0, 0), (0, len(basis) - len(rotation)))), basis.dtype) @ basis
+        settled = small(np.maximum(errors, np.abs(values - before)), values) or len(projected) == n
+    vectors = combination(tuple(basis.blocks), rotation.T)
     outcome = "converged" if settled else "step limit: increase dimension, or rtol"
-    stats = {"residuals": errors, "products": len(projected), "outcome": outcome}
+    if resolved >= rtol:
+        outcome = (
+            f"precision limit: the products are rounded; raise rtol above {resolved:.0e}, or convert the weights and the"
+            " inputs to a wider type"
+        )
+    stats = {"residuals": errors, "rounding": resolved * values[0], "products": len(projected), "outcome": outcome}
     return Spectrum(values, vectors, stats, structure)
 
 
@@ -261,7 +297,7 @@ def spectral_density(
     **Returns:** a `SpectralDensity`.
 
     **Raises:** `ValueError` for no probes, a dimension that is not positive, a metric that is zero, or a product with it
-    that is not finite.
+    that is not finite; `TypeError` for complex weights.
 
     **Example:**
 
@@ -271,11 +307,9 @@ def spectral_density(
 
     **Reference:** Ubaru, Chen & Saad (2017), Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature.
     """
-    if dimension < 1:
-        raise ValueError(f"the dimension must be at least 1, got {dimension}; 60 is usual")
-    if probes < 1:
-        raise ValueError(f"there must be at least one probe, got {probes}; 8 is usual")
-    structure, n = metric.in_structure(), metric.in_size()
+    check_count("dimension", dimension, "60 is usual")
+    check_count("probes", probes, "there must be at least one probe, and 8 is usual")
+    structure, n = _structure(metric), metric.in_size()
     nodes, weights = np.zeros((2, probes, min(dimension, n)))
     products = 0
     for i, of_probe in enumerate(jax.random.split(key, probes)):
@@ -287,8 +321,7 @@ def spectral_density(
         products += len(values)
     bound = n
     if isinstance(metric, FunctionMetric):
-        output = eqx.filter_eval_shape(metric.f, metric.weights, jax.tree.map(lambda x: x[0], metric.inputs))
-        bound = min(n, metric.size * output.size)
+        bound = min(n, metric.size * output_of_one(metric.f, metric.weights, metric.inputs).size)
     return SpectralDensity(nodes, weights, n, bound, {"products": products})
 
 
@@ -298,116 +331,220 @@ _ZERO = (
 )
 
 
-def _probe(key: PRNGKeyArray, structure: PyTree[jax.ShapeDtypeStruct]) -> Array:
-    """A unit vector without a preferred direction, flat."""
-    leaves = jax.tree.leaves(structure)
-    v = jax.random.normal(key, (sum(x.size for x in leaves),), jnp.result_type(*leaves))
-    return v / jnp.linalg.norm(v)
+def _structure(metric):
+    """What the metric acts on, if that is real."""
+    structure = metric.in_structure()
+    refuse_complex("the weights", structure)
+    return structure
+
+
+def rounding(structure: PyTree[jax.ShapeDtypeStruct]) -> float:
+    """What rounding the product with a unit vector may add to it, in units of the largest eigenvalue."""
+    return 2 * max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(structure))
+
+
+def _precision(structure):
+    """The widest type of the weights, and float32 at least: what is in half precision is summed and judged in that."""
+    wide = any(x.dtype == jnp.float64 for x in jax.tree.leaves(structure))
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+@partial(jax.jit, static_argnums=1)
+def ravel(tree: PyTree[Array], dtype: np.dtype) -> Array:
+    """As `ravel_pytree`, in one type."""
+    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)])
 
 
 @eqx.filter_jit
-def _unravel(flat: Array, structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
+def unravel(flat: Array, structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
     """The inverse of `ravel_pytree`, for trees of one structure."""
     leaves, treedef = jax.tree.flatten(structure)
     parts = jnp.split(flat, np.cumsum([x.size for x in leaves])[:-1])
     return treedef.unflatten([p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)])
 
 
-@partial(jax.jit, static_argnums=1)
-def _begin(start, dimension):
-    """A basis of one row, and room for the others; compiled, so that it is made where it lies."""
-    return jnp.zeros((dimension, len(start)), start.dtype).at[0].set(start)
+def _probe(key: PRNGKeyArray, structure: PyTree[jax.ShapeDtypeStruct]) -> Array:
+    """A unit vector without a preferred direction, flat."""
+    v = jax.random.normal(key, (sum(x.size for x in jax.tree.leaves(structure)),), _precision(structure))
+    return v / jnp.linalg.norm(v)
 
 
-@partial(jax.jit, donate_argnums=0)
-def _extend(basis, product, k):
-    """Row `k + 1` of the basis from the product with row `k`, with the new entries of `T`."""
-    w = ravel_pytree(product)[0].astype(basis.dtype)
-    # Twice is enough (Kahan and Parlett): after the first pass, rounding leaves parts along the basis; after the second, none.
-    c = basis @ w
-    w = w - c @ basis
-    d = basis @ w
-    w = w - d @ basis
-    beta = jnp.linalg.norm(w)
-    basis = basis.at[k + 1].set(w / jnp.where(beta > 0, beta, 1), mode="drop")
-    return basis, c[k] + d[k], beta
+_ROWS = 8
+"""Of a block: enough to read memory at full speed, and few enough that zeros at the end cost little."""
 
 
-@partial(jax.jit, donate_argnums=0)
-def _restart(basis, vector, k):
-    """Row `k + 1` of the basis from a vector of its own."""
-    basis = basis.at[k + 1].set(0)
+class _Basis:
+    """Orthonormal rows that grow, in blocks that are allocated when they are needed."""
+
+    def __init__(self, dimension: int):
+        self.blocks, self.count, self.dimension = [], 0, dimension
+        self.last = jnp.zeros(())
+
+    def append(self, vector: Array, size: float) -> Array:
+        """A vector of a given norm, normalised; and returned so."""
+        place = self.count % _ROWS
+        if place:
+            self.blocks[-1], vector = _put(self.blocks[-1], vector, size, place)
+        else:
+            block, vector = _begin(vector, size, min(_ROWS, self.dimension - self.count))
+            self.blocks.append(block)
+        self.count += 1
+        self.last = vector
+        return vector
+
+    def cut(self, count: int) -> None:
+        """Give up the last row, if there is one beyond `count`."""
+        if self.count > count and count % _ROWS:
+            self.blocks[-1], _ = _put(self.blocks[-1], jnp.zeros_like(self.last), 1.0, count % _ROWS)
+        elif self.count > count:
+            self.blocks.pop()
+        self.count = count
+
+    def reject(self, vector: Array, first: int = 0) -> Array:
+        """What the rows do not span of a vector that those before `first` are orthogonal to, in one pass."""
+        return _sweep(self.blocks[first // _ROWS :], vector)[0]
+
+    def orthogonalise(self, vector: Array, before: Array | float) -> tuple[Array, np.ndarray, float]:
+        """As `orthogonalise`, with the products of the rows that are in use."""
+        vector, along, left = orthogonalise(self.blocks, vector, before)
+        return vector, along[: self.count], left
+
+
+def _sweep(blocks, vector):
+    products, left = [], jnp.zeros((), vector.dtype)
+    for block in blocks:
+        vector, along, left = _reject(block, vector)
+        products.append(along)
+    return vector, products, left
+
+
+def orthogonalise(
+    blocks: Sequence[Array], vector: Array, before: Array | float
+) -> tuple[Array, Float[np.ndarray, " rows"], float]:
+    """What the rows of some blocks do not span of a vector of the norm `before`, its products with the rows, and the norm
+    of what is left.
+
+    A second pass is made only where the first took much of the vector away, and leading digits with it: twice is enough
+    (Kahan and Parlett).
+    """
+    total = np.zeros(sum(len(block) for block in blocks))
     for _ in range(2):
-        vector = vector - (basis @ vector) @ basis
-    return basis.at[k + 1].set(vector / jnp.linalg.norm(vector))
+        vector, products, left = _sweep(blocks, vector)
+        total += np.concatenate(jax.device_get(products)).astype(np.float64)
+        before, kept = float(left), float(left) > 0.7 * float(before)
+        if kept:
+            break
+    return vector, total, float(before)
+
+
+@partial(jax.jit, static_argnums=2)
+def _begin(vector, size, rows):
+    """A block of one row, and room for the others; compiled, so that it is made where it lies."""
+    vector = vector / jnp.asarray(size, vector.dtype)
+    return jnp.zeros((rows, len(vector)), vector.dtype).at[0].set(vector), vector
 
 
 @partial(jax.jit, donate_argnums=0)
-def _augment(basis, product, k):
-    """As `_extend`, with the inner products of the product with every row."""
-    column = basis @ ravel_pytree(product)[0].astype(basis.dtype)
-    basis, alpha, beta = _extend(basis, product, k)
-    return basis, column.at[k].set(alpha), beta
+def _put(block, vector, size, place):
+    vector = vector / jnp.asarray(size, vector.dtype)
+    return block.at[place].set(vector), vector
 
 
 @jax.jit
-def _outside(basis, vector, size):
-    """The part of a vector that the first rows of the basis do not span."""
-    return vector - jnp.where(jnp.arange(len(basis)) < size, basis @ vector, 0) @ basis
+def _reject(block, vector):
+    along = block @ vector
+    # Row by row, which is one pass over them: as a product it would be another.
+    for i in range(len(block)):
+        vector = vector - along[i] * block[i]
+    return vector, along, jnp.linalg.norm(vector)
+
+
+@jax.jit
+def _recur(product, present, past, beta):
+    """What the three-term recurrence leaves of a product, with the new entry of `T` and the norm."""
+    alpha = present @ product
+    rest = product - alpha * present - jnp.asarray(beta, product.dtype) * past
+    return rest, alpha, jnp.linalg.norm(rest)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add(total, block, coefficients):
+    return total + coefficients @ block
+
+
+def combination(blocks, coefficients):
+    """`Σ_k c_k q_k` for coefficients of shape `(dimension,)` or, of several combinations, `(k, dimension)`."""
+    rows = sum(len(block) for block in blocks)
+    shape = (*coefficients.shape[:-1], blocks[0].shape[1])
+    padded = np.zeros((*coefficients.shape[:-1], rows), blocks[0].dtype)
+    padded[..., : coefficients.shape[-1]] = coefficients
+    total, start = jnp.zeros(shape, blocks[0].dtype), 0
+    for block in blocks:
+        total, start = _add(total, block, padded[..., start : start + len(block)]), start + len(block)
+    return total
 
 
 def _widen(metric, basis, projected, vector, count):
-    """The basis and the metric projected on it after `count` products more, from a vector made orthogonal to it.
+    """The metric projected on the basis after `count` products more, from a vector made orthogonal to it.
 
-    The last of the three is the norm of what the last product has outside the basis. Without a vector it goes on from there.
+    The others are the norm of what the last product has outside the basis, and that. Without a vector it goes on from
+    where it was.
     """
-    size, structure, beta = len(projected), metric.in_structure(), 0.0
-    if vector is not None:
-        basis = _restart(basis, vector.astype(basis.dtype), size - 1)
-    for k in range(size, min(size + count, len(basis))):
-        basis, column, beta = _augment(basis, metric.mv(_unravel(basis[k], structure)), k)
-        column, beta = np.asarray(column, np.float64)[: k + 1], float(beta)
+    size, structure, beta, rest = len(projected), metric.in_structure(), 0.0, vector
+    precision = _precision(structure)
+    if vector is None:
+        present = basis.last
+    else:
+        basis.cut(size)
+        present = basis.append(*basis.orthogonalise(vector, 1.0)[::2])
+    for k in range(size, min(size + count, basis.dimension)):
+        product = ravel(metric.mv(unravel(present, structure)), precision)
+        rest, column, beta = basis.orthogonalise(product, jnp.linalg.norm(product))
         projected = np.block([[projected, column[:-1, None]], [column]])
         if not math.isfinite(beta):
             raise ValueError(f"product {k + 1} with the metric is not finite; look for outputs that overflow")
-        if beta <= 20 * float(jnp.finfo(basis.dtype).eps) * np.abs(projected).max():
-            return basis, projected, 0.0
-    return basis, projected, beta
+        if beta <= 20 * float(jnp.finfo(precision).eps) * np.abs(projected).max():
+            return projected, 0.0, rest
+        if k + 1 < basis.dimension:
+            present = basis.append(rest, beta)
+    return projected, beta, rest
 
 
 def _recursion(metric, start, dimension, done=None, keys=()):
-    """`(diagonal, off_diagonal, residual, basis)` of Lanczos' recursion.
+    """`(diagonal, off_diagonal, residual, basis, rest)` of Lanczos' recursion from a unit vector.
 
     It stops at the dimension, where `done(diagonal, off_diagonal, residual)` says so, or where the basis is exhausted;
-    with `keys`, it goes on from there with a random vector as long as there are keys. The rows of the basis beyond the
-    diagonal's length are not used.
+    with `keys`, it goes on from there with a random vector as long as there are keys. The basis may hold one row beyond
+    the diagonal's length, the next. `rest` is what the last product has outside the basis.
     """
-    if dimension < 1:
-        raise ValueError(f"the dimension must be at least 1, got {dimension}")
     structure, keys = metric.in_structure(), list(keys)
-    dimension = min(dimension, len(start))
-    basis = _begin(start, dimension)
-    diagonal, off_diagonal, rounding = [], [], 20 * float(jnp.finfo(start.dtype).eps)
-    for k in range(dimension):
-        product = metric.mv(_unravel(basis[k], structure))
-        basis, alpha, beta = _extend(basis, product, k)
-        diagonal.append(float(alpha))
-        beta = float(beta)
+    basis = _Basis(min(dimension, len(start)))
+    present, past, beta = basis.append(start, 1.0), start, 0.0
+    diagonal, off_diagonal, least = [], [], 20 * float(jnp.finfo(start.dtype).eps)
+    for k in range(basis.dimension):
+        product = ravel(metric.mv(unravel(present, structure)), start.dtype)
+        rest, alpha, before = _recur(product, present, past, beta)
+        rest, along, beta = basis.orthogonalise(rest, before)
+        diagonal.append(float(alpha) + along[k])
         if not math.isfinite(diagonal[-1] + beta):
             raise ValueError(
                 f"product {k + 1} with the metric is not finite; look for outputs that are not, or that overflow in their"
                 " derivative (a square root or a logarithm at zero)"
             )
-        if beta <= rounding * max(map(abs, diagonal + off_diagonal)):
+        if beta <= least * max(map(abs, diagonal + off_diagonal)):
             beta = 0.0
-        if k + 1 == dimension or (done is not None and done(np.array(diagonal), np.array(off_diagonal), beta)):
+        past = present
+        if beta and k + 1 < basis.dimension:
+            present = basis.append(rest, beta)
+        if k + 1 == basis.dimension or (done is not None and done(np.array(diagonal), np.array(off_diagonal), beta)):
             break
         if not beta:
             if not keys:
                 break
-            basis = _restart(basis, _probe(keys.pop(), structure).astype(basis.dtype), k)
+            vector = _probe(keys.pop(), structure)
+            present = basis.append(*basis.orthogonalise(vector, 1.0)[::2])
         off_diagonal.append(beta)
-    return np.array(diagonal), np.array(off_diagonal), beta, basis
+    return np.array(diagonal), np.array(off_diagonal), beta, basis, rest
 
 
 def _tridiagonal(diagonal, off_diagonal):
@@ -416,4 +553,4 @@ def _tridiagonal(diagonal, off_diagonal):
 
 def _eigh(diagonal, off_diagonal):
     """Eigenvalues, ascending, and eigenvectors of a tridiagonal matrix."""
-    return np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
+    return np.linalg.eigh(_tridiagonal(diagonal, off_diagonal))

@@ -1,6 +1,9 @@
 """The metric that a network's outputs put on its weights."""
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from numbers import Real
 from operator import itemgetter
 from typing import Any, final
 
@@ -8,7 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jax.core import Tracer
+from jax.sharding import PartitionSpec, reshard
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from .distances import OutputDistance, squared_error
@@ -22,9 +27,12 @@ class FunctionMetric(lx.AbstractLinearOperator):
     `½ ⟨δ, g δ⟩` is the mean distance that the outputs move. It acts on the floating-point arrays of the weights: trees
     like `eqx.filter(weights, eqx.is_inexact_array)`.
 
-    A product linearises `f` on one batch of inputs after another, so that memory does not grow with their number. It is
+    A product linearises `f` on one batch of inputs after another, so that memory does not grow with their number. With
+    `keep` the linearisations are made once, when the metric is, and a product takes about half the time; what a gradient
+    stores on its way forward, the intermediate values of all inputs, then stays in memory as long as the metric. It is
     meant to be called from Python: inside a compiled loop, XLA's convolutions on a CPU are several times slower.
-    `lineax.linearise` stores the linearisation of all inputs instead.
+
+    Products are computed in the precision of the weights; those of half precision are added up in float32.
 
     **Reference:** Raghavan et al. (2024), Eq. 2, where `H` is the identity.
 
@@ -39,6 +47,7 @@ class FunctionMetric(lx.AbstractLinearOperator):
     inputs: PyTree[Array]
     distance: OutputDistance
     batch: int = eqx.field(static=True)
+    kept: tuple[Any, ...] | None
 
     def __init__(
         self,
@@ -48,6 +57,7 @@ class FunctionMetric(lx.AbstractLinearOperator):
         distance: OutputDistance | Callable[..., Array] = squared_error,
         *,
         batch: int = 500,
+        keep: bool = False,
     ):
         """**Arguments:**
 
@@ -56,11 +66,13 @@ class FunctionMetric(lx.AbstractLinearOperator):
         - `inputs`: a tree of arrays that share their first axis, of length `N`.
         - `distance`: of `wmlib.distances`, or a function of an output and a reference.
         - `batch`: how many inputs are linearised together.
+        - `keep`: whether the linearisations are kept from one product to the next.
 
         **Raises:** `ValueError` for weights without a floating-point array, with one that is not finite, or with layers
-        that keep a state (BatchNorm); for no inputs, or a batch that is not positive; `TypeError` if `f` does not
-        return one floating-point array.
+        that keep a state (BatchNorm); for no inputs, a batch that is not positive, or an `f` that fails on one input;
+        `TypeError` for complex weights, or if `f` does not return one real floating-point array.
         """
+        check_count("batch", batch, "500 is the default")
         refuse_state(weights)
         refuse_complex("the weights", weights)
         if not isinstance(distance, OutputDistance):
@@ -71,17 +83,20 @@ class FunctionMetric(lx.AbstractLinearOperator):
         if not all(isinstance(x, Tracer) or bool(jnp.isfinite(x).all()) for x in dynamic):
             raise ValueError("some weights are not finite; look for a diverged network")
         check_inputs("inputs", inputs)
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}; 500 is the default")
-        one = jax.tree.map(lambda x: x[0], inputs)
-        output = eqx.filter_eval_shape(f, weights, one)
-        if not (isinstance(output, jax.ShapeDtypeStruct) and jnp.issubdtype(output.dtype, jnp.inexact)):
-            raise TypeError(f"f(weights, x) must return one floating-point array, got {output}")
+        output = output_of_one(f, weights, inputs)
+        if not (isinstance(output, jax.ShapeDtypeStruct) and jnp.issubdtype(output.dtype, jnp.floating)):
+            raise TypeError(f"f(weights, x) must return one floating-point array, of real numbers, got {output}")
         self.f = f
         self.weights = weights
         self.inputs = inputs
         self.distance = distance
         self.batch = batch
+        self.kept = tuple(_keep(f, weights, part) for part in batches(inputs, batch)) if keep else None
+
+    def __reduce__(self):
+        # Compiled linearisations do not travel to another process; there they are made again.
+        rebuild = partial(FunctionMetric, batch=self.batch, keep=self.kept is not None)
+        return rebuild, (self.f, self.weights, self.inputs, self.distance)
 
     @property
     def size(self) -> int:
@@ -89,12 +104,19 @@ class FunctionMetric(lx.AbstractLinearOperator):
         return len(jax.tree.leaves(self.inputs)[0])
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
-        """The product `g vector`, in one forward, one tangent and one backward pass over the inputs."""
-        total = None
-        for part in batches(self.inputs, self.batch):
-            product = _product(self.f, self.distance, self.weights, part, vector)
-            total = product if total is None else jax.tree.map(jnp.add, total, product)
-        return jax.tree.map(lambda x: x / self.size, total)
+        """The product `g vector`, in one forward, one tangent and one backward pass over the inputs; without the forward
+        pass where it is kept."""
+        if self.kept is not None and len(self.kept) == 1:
+            return _product_kept(self.distance, self.kept[0], vector, self.size)
+        if self.kept is not None:
+            products = (_product_kept(self.distance, kept, vector, 1) for kept in self.kept)
+        else:
+            parts = batches(self.inputs, self.batch)
+            products = (_product(self.f, self.distance, self.weights, part, vector) for part in parts)
+        total = jax.tree.map(_wide, next(products))
+        for product in products:
+            total = jax.tree.map(lambda x, y: x + _wide(y), total, product)
+        return jax.tree.map(lambda x, v: (x / self.size).astype(v.dtype), total, vector)
 
     def as_matrix(self) -> Float[Array, "n n"]:
         """The dense `n × n` matrix, by `n` products; for small networks only."""
@@ -141,11 +163,40 @@ def refuse_complex(name: str, tree: PyTree) -> None:
         )
 
 
+def check_count(name: str, value: Any, cure: str, least: int = 1) -> None:
+    """Raise `ValueError` unless a value is a whole number of at least `least`."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}; {cure}")
+
+
+def check_positive(name: str, value: Any, cure: str) -> None:
+    """Raise `ValueError` unless a value is a positive and finite number."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}; {cure}")
+
+
 def check_inputs(name: str, inputs: PyTree) -> None:
     """Raise `ValueError` unless all arrays share a first axis that is not empty."""
     lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(inputs)}
     if len(lengths) != 1 or lengths in ({()}, {(0,)}):
         raise ValueError(f"{name} must be arrays with one first axis of at least one input, got lengths {lengths}")
+
+
+def output_of_one(f: Callable[..., Any], weights: PyTree, inputs: PyTree) -> Any:
+    """The shape and type of `f(weights, x)` for one of the inputs, without computing it.
+
+    **Raises:** `ValueError` if `f` fails on it, from the error that it raised.
+    """
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
+    try:
+        return eqx.filter_eval_shape(f, weights, one)
+    except Exception as error:
+        shapes = [x.shape for x in jax.tree.leaves(one)]
+        raise ValueError(
+            f"f is called with one input, f(weights, x) with arrays of shapes {shapes} in x, and failed: {error}. If it"
+            " expects a batch, give lambda weights, x: f(weights, x[None])[0]"
+        ) from error
 
 
 def check_structure(name: str, tree: PyTree, structure: PyTree) -> None:
@@ -160,13 +211,34 @@ def check_structure(name: str, tree: PyTree, structure: PyTree) -> None:
 
 def batches(tree: PyTree, batch: int) -> Iterator[Any]:
     """The arrays in parts of at most `batch` along their first axis."""
-    for start in range(0, len(jax.tree.leaves(tree)[0]), batch):
+    size = len(jax.tree.leaves(tree)[0])
+    if size <= batch:
+        yield tree
+        return
+    tree = gathered(tree)
+    for start in range(0, size, batch):
         yield jax.tree.map(itemgetter(slice(start, start + batch)), tree)
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """The arrays, each device with the whole of those that explicit sharding divides: along such an axis nothing can be
+    sliced, or contracted, without saying how the result is divided."""
+
+    def whole(x):
+        divided = isinstance(x, Array) and any(part is not None for part in jax.typeof(x).sharding.spec)
+        return reshard(x, PartitionSpec()) if divided else x
+
+    return jax.tree.map(whole, tree)
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
     """The Euclidean norm of all numbers of a tree."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in map(_wide, jax.tree.leaves(tree))))
+
+
+def _wide(x):
+    """The array, in float32 where its own precision is less: a float16 square overflows at 256."""
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32 else x
 
 
 def remember(f: Callable[..., Any], weights: PyTree, inputs: PyTree, batch: int, name: str) -> tuple[PyTree, Array]:
@@ -176,6 +248,7 @@ def remember(f: Callable[..., Any], weights: PyTree, inputs: PyTree, batch: int,
     """
     inputs = jax.tree.map(jnp.asarray, inputs)
     check_inputs(name, inputs)
+    output_of_one(f, weights, inputs)
     parts = [_evaluate(f, weights, part) for part in batches(inputs, batch)]
     if not all(isinstance(y, Array) and bool(jnp.isfinite(y).all()) for y in parts):
         raise ValueError(f"f(weights, x) must return one array, of finite numbers at the start; it does not on {name}")
@@ -197,14 +270,19 @@ def mean_distance(
 
 @eqx.filter_jit
 def _far(f, distance, weights, inputs, outputs):
-    """The sum of the distances on one batch."""
-    return jnp.sum(jax.vmap(lambda x, y0: distance(f(weights, x), y0))(inputs, outputs))
+    """The sum of the distances on one batch, in float32 at least."""
+    return jnp.sum(jax.vmap(lambda x, y0: distance(_wide(f(weights, x)), _wide(y0)))(inputs, outputs))
 
 
 def _outputs(f, weights, inputs):
     """The outputs of all inputs as a function of the movable weights, and those."""
     dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
-    return (lambda w: jax.vmap(f, (None, 0))(eqx.combine(w, static), inputs)), dynamic
+
+    def outputs(w):
+        whole = eqx.combine(w, static)
+        return jax.vmap(lambda x: f(whole, x))(inputs)
+
+    return outputs, dynamic
 
 
 def _push_and_pull(f, distance, weights, inputs):
@@ -212,6 +290,21 @@ def _push_and_pull(f, distance, weights, inputs):
     y, push = jax.linearize(outputs, dynamic)
     pull = jax.linear_transpose(push, dynamic)
     return lambda vector: pull(jax.vmap(distance.hessian)(y, push(vector)))[0]
+
+
+@eqx.filter_jit
+def _keep(f, weights, inputs):
+    """The outputs of one batch, and their linearisation with what it needs of them, as a pytree."""
+    outputs, dynamic = _outputs(f, weights, inputs)
+    return jax.linearize(outputs, dynamic)
+
+
+@eqx.filter_jit
+def _product_kept(distance, kept, vector, size):
+    """As `_product`, divided by `size`."""
+    y, push = kept
+    product = jax.linear_transpose(push, vector)(jax.vmap(distance.hessian)(y, push(vector)))[0]
+    return jax.tree.map(lambda x: x / size, product)
 
 
 @eqx.filter_jit
