@@ -197,7 +197,9 @@ class PenalisedDescent(AbstractMethod):
         # Padded, so that any number of steps is the same program.
         drawn = jax.tree.map(lambda *x: np.stack(x), *drawn, *drawn[-1:] * (room - len(drawn)))
         count = np.asarray(len(draws), np.int32)
-        weights, state, told = _descend_along(self.optimiser, problem, weights, state, drawn, self._scale(), count, room)
+        weights, state, told = _descend_along(
+            self.optimiser, problem, weights, state, drawn, self._scale(), count, room
+        )
         return weights, (state, memory_draws), {k: x[: len(draws)] for k, x in told.items()}
 
     def _scale(self):

@@ -121,7 +121,9 @@ def _squares(f, weights, inputs):
 
         logp, pull, vectors = jax.vjp(run, rest, still, has_aux=True)
         rows = jax.vmap(pull)(jnp.eye(len(logp), dtype=logp.dtype))
-        squares = jax.tree.map(lambda row: jnp.tensordot(jnp.exp(logp).astype(wide(row).dtype), wide(row) ** 2, 1), rows)
+        squares = jax.tree.map(
+            lambda row: jnp.tensordot(jnp.exp(logp).astype(wide(row).dtype), wide(row) ** 2, 1), rows
+        )
         return *squares, jax.tree.map(lambda x: wide(x) ** 2, vectors)
 
     squares, outwards, inwards = jax.vmap(of_one)(inputs)
