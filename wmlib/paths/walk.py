@@ -3,7 +3,7 @@
 import abc
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import equinox as eqx
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .checks import on_shapes, refuse_shared, shape_of
 from .distances import OutputDistance, squared_error
-from .metric import mean_distance, norm, refuse_complex, refuse_state, remember
+from .metric import check_count, mean_distance, norm, refuse_complex, refuse_state, remember
 from .objectives import AbstractObjective, shuffled
 
 
@@ -139,8 +139,8 @@ class PenalisedDescent(AbstractMethod):
             raise TypeError(f"the optimiser must be one of optax, such as optax.sgd(0.1), got {optimiser!r}")
         if not 0 <= penalty < math.inf:
             raise ValueError(f"the penalty must be at least 0 and finite, got {penalty}")
-        if memory_batch is not None and memory_batch < 1:
-            raise ValueError(f"memory_batch must be at least 1, got {memory_batch}; leave it out for the whole memory")
+        if memory_batch is not None:
+            check_count("memory_batch", memory_batch, "leave it out for the whole memory")
         self.optimiser = optimiser
         self.penalty = penalty
         self.memory_batch = memory_batch
@@ -239,7 +239,8 @@ def _descend_along(optimiser, problem, weights, state, drawn, penalty, count, ro
 
     def one(moving, i):
         draw, index = jax.tree.map(lambda x: x[i], drawn)
-        weights, state, tale = _descent(optimiser, problem, *eqx.combine(moving, still), draw, index, penalty)
+        weights, state = eqx.combine(moving, still)
+        weights, state, tale = _descent(optimiser, problem, weights, state, draw, index, penalty)
         return eqx.filter((weights, state), eqx.is_array), tale
 
     def body(i, carry):
@@ -327,10 +328,13 @@ def walk(
     refuse_shared("the weights", weights)
     if not jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)):
         raise ValueError("the weights hold no floating-point array, so there is nothing to move")
-    if steps < 1 or batch < 1:
-        raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    check_count("steps", steps, "it counts the steps to take")
+    check_count("batch", batch, "500 is the default")
+    check_count("keep", keep, "leave it out for 2²⁷ numbers", least=0)
     if drift_limit is not None and not drift_limit > 0:
         raise ValueError(f"drift_limit must be positive, got {drift_limit}; leave it out for no limit")
+    if isinstance(target, float) and math.isnan(target):
+        raise ValueError("the target is not a number, and would never be reached; leave it out for none")
     if isinstance(target, (int, float)) and objective is None:
         raise ValueError("a target that is a number is one of the objective, and there is none; give a function")
     at = set(range(0, steps, max(1, steps // 20)) if record is None else _recorded(record, steps))
@@ -348,7 +352,7 @@ def walk(
     points, told = _Points((len(at) + 1) * _size(weights) <= keep), []
     outcome, cure = "step limit", "increase steps, or the size of a step"
     marks, room, untold = sorted({*at, steps}), None, 0
-    for taken, until in itertools.pairwise([*marks, None]):
+    for taken, until in itertools.pairwise([*marks, steps + 1]):
         draw = None if draws is None else next(draws)
         lengths = _lengths(told[untold:])
         if not np.isfinite(lengths).all():
@@ -364,15 +368,14 @@ def walk(
         if limit < math.inf and mean_distance(f, distance, weights, memory, outputs, batch) > limit:
             outcome, cure = "drift limit", "increase the penalty or drift_limit, or take smaller steps"
             break
-        if until is None:
+        if taken == steps:
             break
         if room is None:
             gap = max(y - x for x, y in itertools.pairwise(marks))
-            loops = isinstance(method, PenalisedDescent)
-            room = method.room(problem, weights, state, draw, gap) if loops else 1
+            room = method.room(problem, weights, state, draw, gap) if isinstance(method, PenalisedDescent) else 1
         ahead = itertools.chain([draw], itertools.repeat(None) if draws is None else draws)
         while taken < until:
-            if room > 1:
+            if isinstance(method, PenalisedDescent) and room > 1:
                 few = [*itertools.islice(ahead, min(room, until - taken))]
                 weights, state, tale = method.steps(problem, weights, state, few, room)
                 taken += len(few)
@@ -424,8 +427,7 @@ class _Points:
 def _recorded(record, steps):
     """The steps at which to record."""
     if isinstance(record, int):
-        if record < 1:
-            raise ValueError(f"record must be at least 1, got {record}")
+        check_count("record", record, "it counts the steps between two recorded points")
         return range(0, steps, record)
     if not all(0 <= step <= steps for step in record):
         raise ValueError(f"the recorded steps must lie between 0 and {steps}, got {list(record)}")
