@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._sizes import check_features, check_image, check_in_shape
+
 
 def _halve(x: Float[Array, "channels height width"]) -> Float[Array, "channels half_height half_width"]:
     """Max-pooling over 2 × 2 windows, stride 2 (an odd last row or column is dropped).
@@ -51,6 +53,7 @@ class CNN(eqx.Module):
 
         **Raises:** `ValueError` if a size is not positive or the image is too small for its poolings.
         """
+        check_in_shape(in_shape)
         channels, height, width = in_shape
         shrink = 2 ** len(widths)
         if min(height, width) < shrink:
@@ -73,12 +76,15 @@ class CNN(eqx.Module):
         self, x: Float[Array, "channels height width"], adapt: Callable[[int, Array], Array] = lambda layer, h: h
     ) -> Float[Array, " features"]:
         """The flattened output of the convolutions; `adapt(layer, h)` may change `h` before each ReLU."""
+        if self.convolutions:
+            check_image(x, self.convolutions[0].in_channels)
         for layer, convolution in enumerate(self.convolutions):
             x = jax.nn.relu(_halve(adapt(layer, convolution(x))))  # maxima and ReLU commute; this order is cheaper
         return x.reshape(-1)
 
     def classify(self, features: Float[Array, " features"]) -> Float[Array, " classes"]:
         """Logits from features (and the extra inputs, if any)."""
+        check_features(features.size, self.hidden.in_features)
         return self.output(jax.nn.relu(self.hidden(features)))
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, " classes"]:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._sizes import check_features, check_image, check_in_shape
+
 
 class _LayerNorm(eqx.Module):
     """Mean 0 and variance 1 over all values of one image, then a gain and a shift for each channel.
@@ -59,6 +61,7 @@ class LayerNormCNN(eqx.Module):
 
         **Raises:** `ValueError` if a size is not positive.
         """
+        check_in_shape(in_shape)
         channels, height, width = in_shape
         if min(channels, height, width, classes, units, *widths) < 1:
             raise ValueError(f"sizes must be positive, got {in_shape=}, {classes=}, {widths=}, {units=}")
@@ -75,6 +78,9 @@ class LayerNormCNN(eqx.Module):
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, " classes"]:
         """Logits of one image."""
+        if self.convolutions:
+            check_image(x, self.convolutions[0].in_channels)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = jax.nn.relu(norm(convolution(x)))
+        check_features(x.size, self.hidden.in_features)
         return self.output(jax.nn.relu(self.hidden(x.reshape(-1))))

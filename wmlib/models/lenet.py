@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._sizes import check_features, check_in_shape
+
 
 @final
 class LeNet300(eqx.Module):
@@ -35,6 +37,7 @@ class LeNet300(eqx.Module):
 
         **Raises:** `ValueError` if a size is not positive.
         """
+        check_in_shape(in_shape)
         if min(*in_shape, classes, *units) < 1:
             raise ValueError(f"sizes must be positive, got {in_shape=}, {classes=}, {units=}")
         sizes = (math.prod(in_shape), *units, classes)
@@ -43,6 +46,7 @@ class LeNet300(eqx.Module):
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, " classes"]:
         """Logits of one image."""
+        check_features(x.size, self.layers[0].in_features)
         h = x.reshape(-1)
         for layer in self.layers[:-1]:
             h = jax.nn.relu(layer(h))

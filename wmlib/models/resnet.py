@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._sizes import check_image, check_in_shape
+
 
 class _Norm(eqx.Module):
     """Mean 0 and variance 1 over channels, by position or by group, and then a gain and a shift for each channel.
@@ -97,6 +99,7 @@ class ResNet(eqx.Module):
         """
         if norm not in ("layer", "group"):
             raise ValueError(f'norm must be "layer" or "group", got {norm!r}; batch normalisation keeps a state')
+        check_in_shape(in_shape)
         if not blocks:
             raise ValueError("blocks must name at least one stage, such as (2, 2, 2, 2)")
         if min(*in_shape, classes, width, *blocks) < 1:
@@ -115,6 +118,7 @@ class ResNet(eqx.Module):
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, " classes"]:
         """Logits of one image."""
+        check_image(x, self.stem.in_channels)
         x = jax.nn.relu(self.norm(self.stem(x)))
         for block in self.blocks:
             x = block(x)

@@ -9,7 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from .checks import check_labels, check_logits, output_of, refuse_shared, wide
+from .metric import refuse_complex
 
 
 class AbstractObjective(eqx.Module):
@@ -25,12 +29,26 @@ class AbstractObjective(eqx.Module):
 
 
 def cross_entropy(output: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array, ""]:
-    """`−ln p(label)` of one example, from logits."""
-    return -jax.nn.log_softmax(output)[label]
+    """`−ln p(label)` of one example, from logits.
+
+    A label that is none of theirs is refused; inside a compiled function, where it is not known, the loss is NaN.
+    """
+    check_labels(label, output.shape[-1])
+    inside = (label >= 0) & (label < output.shape[-1])
+    return jnp.where(inside, -jax.nn.log_softmax(output)[label], jnp.nan)
 
 
 def shuffled(key: PRNGKeyArray, size: int, batch: int) -> Iterator[Int[np.ndarray, " batch"]]:
-    """Indices of minibatches, epoch by epoch in a new order, without end; what an epoch has left over is dropped."""
+    """Indices of minibatches, epoch by epoch in a new order, without end; what an epoch has left over is dropped.
+
+    **Raises:** `ValueError` for a batch that is not between 1 and `size`.
+    """
+    if not 1 <= batch <= size:
+        raise ValueError(f"batch must be between 1 and the number of examples, {size}, got {batch}")
+    return _shuffled(key, size, batch)
+
+
+def _shuffled(key, size, batch):
     epoch = 0
     while True:
         order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), size))
@@ -55,6 +73,7 @@ class Task(AbstractObjective):
     labels: Shaped[Array, "examples ..."]
     batch: int = eqx.field(static=True)
     loss: Callable[..., Array] = eqx.field(static=True)
+    span: tuple[int, int] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -72,7 +91,9 @@ class Task(AbstractObjective):
         - `batch`: how many examples a step looks at.
         - `loss`: `loss(output, label)` of one example; default: the cross entropy of logits and an integer label.
 
-        **Raises:** `ValueError` for inputs and labels of different lengths, or a batch that is not between 1 and that.
+        **Raises:** `ValueError` for inputs and labels of different lengths, or a batch that is not between 1 and that;
+        with the cross entropy, for labels that are not one each, integer and from 0, and from `value` for labels beyond
+        the outputs of `f`.
         """
         inputs, labels = jax.tree.map(jnp.asarray, inputs), jnp.asarray(labels)
         lengths = {x.shape[:1] for x in jax.tree.leaves((inputs, labels))}
@@ -80,11 +101,21 @@ class Task(AbstractObjective):
             raise ValueError(f"each input needs one label; the lengths are {sorted(lengths)}")
         if not 1 <= batch <= len(labels):
             raise ValueError(f"batch must be between 1 and the number of examples, {len(labels)}, got {batch}")
+        if loss is cross_entropy:
+            if labels.ndim != 1:
+                raise ValueError(
+                    f"the cross entropy needs one label for each input, got shape {labels.shape}; use labels.reshape(-1), or"
+                    " labels.argmax(axis=1) of one-hot rows"
+                )
+            check_labels(labels)
+        # The labels' range is known here, the number of outputs first when the loss is traced.
+        known = loss is cross_entropy and not isinstance(labels, Tracer)
         self.f = f
         self.inputs = inputs
         self.labels = labels
         self.batch = batch
         self.loss = loss
+        self.span = (int(np.asarray(labels).min()), int(np.asarray(labels).max())) if known else None
 
     def draws(self, key: PRNGKeyArray) -> Iterator[Int[np.ndarray, " batch"]]:
         """Indices of minibatches, epoch by epoch in a new order."""
@@ -93,7 +124,15 @@ class Task(AbstractObjective):
     def value(self, weights: PyTree, draw: Int[Array | np.ndarray, " batch"]) -> Float[Array, ""]:
         """The mean loss on a minibatch."""
         inputs, labels = jax.tree.map(lambda x: x[draw], (self.inputs, self.labels))
-        return jnp.mean(jax.vmap(lambda x, y: self.loss(self.f(weights, x), y))(inputs, labels))
+
+        def one(x, y):
+            output = output_of(self.f, weights, x)
+            if self.span is not None:
+                check_logits(output)
+                check_labels(np.array(self.span), len(output))
+            return self.loss(output, y)
+
+        return jnp.mean(jax.vmap(one)(inputs, labels))
 
 
 def matrices(leaf: Array) -> bool:
@@ -115,10 +154,13 @@ def project(weights: PyTree, fraction: float, prunable: Callable[[Array], bool] 
 
     **Returns:** weights of the same structure.
 
-    **Raises:** `ValueError` for a fraction out of range, or if nothing may be pruned.
+    **Raises:** `ValueError` for a fraction out of range, if nothing may be pruned, or if one array stands at two places;
+    `TypeError` for complex weights.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"the fraction of weights set to zero must be in [0, 1), got {fraction}")
+    refuse_complex("the weights", weights)
+    refuse_shared("the weights", weights)
 
     def chosen(leaf):
         return eqx.is_inexact_array(leaf) and prunable(leaf)
@@ -186,7 +228,7 @@ class Sparsity(AbstractObjective):
         weights = eqx.filter(weights, eqx.is_inexact_array)
         sparse = project(weights, self.fraction, self.prunable)
         pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(sparse), strict=True)
-        square = sum(jnp.sum((x - y) ** 2) for x, y in pairs)
+        square = sum(jnp.sum(wide(x - y) ** 2) for x, y in pairs)
         if self.squared:
             return jnp.asarray(square / 2)
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -1,6 +1,7 @@
 """Walks through weight space that keep a function, after Algorithms 1, 2 and 3."""
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -12,8 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .checks import on_shapes, refuse_shared, shape_of
 from .distances import OutputDistance, squared_error
-from .metric import mean_distance, norm, refuse_state, remember
+from .metric import check_count, mean_distance, norm, refuse_complex, refuse_state, remember
 from .objectives import AbstractObjective, shuffled
 
 
@@ -112,25 +114,37 @@ class PenalisedDescent(AbstractMethod):
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     penalty: float
     memory_batch: int | None = eqx.field(static=True)
+    compiled: bool | None = eqx.field(static=True)
 
     def __init__(
-        self, optimiser: optax.GradientTransformation, penalty: float | int = 1.0, memory_batch: int | None = None
+        self,
+        optimiser: optax.GradientTransformation,
+        penalty: float | int = 1.0,
+        memory_batch: int | None = None,
+        compiled: bool | None = None,
     ):
         """**Arguments:**
 
-        - `optimiser`: any of optax. Give the same one again, and nothing is compiled again.
+        - `optimiser`: any of optax. Give the same one again, and nothing is compiled again. It travels by pickle as far
+          as optax lets it: optimisers are closures, which `pickle` refuses and `cloudpickle` takes.
         - `penalty`: 0 for plain descent of the objective.
         - `memory_batch`: how many inputs of the memory a step looks at; default: all.
+        - `compiled`: whether the steps between two recorded points are one compiled loop. Default: where that is faster,
+          which is everywhere but for convolutions on a CPU (in loops XLA's take some seven times longer there).
 
-        **Raises:** `ValueError` for a penalty that is negative or not finite, or a batch that is not positive.
+        **Raises:** `ValueError` for a penalty that is negative or not finite, or a batch that is not positive;
+        `TypeError` for what is not an optimiser of optax.
         """
+        if not isinstance(optimiser, optax.GradientTransformation):
+            raise TypeError(f"the optimiser must be one of optax, such as optax.sgd(0.1), got {optimiser!r}")
         if not 0 <= penalty < math.inf:
             raise ValueError(f"the penalty must be at least 0 and finite, got {penalty}")
-        if memory_batch is not None and memory_batch < 1:
-            raise ValueError(f"memory_batch must be at least 1, got {memory_batch}; leave it out for the whole memory")
+        if memory_batch is not None:
+            check_count("memory_batch", memory_batch, "leave it out for the whole memory")
         self.optimiser = optimiser
         self.penalty = penalty
         self.memory_batch = memory_batch
+        self.compiled = compiled
 
     def start(self, problem: Problem, weights: PyTree, key: PRNGKeyArray) -> Any:
         """The optimiser's state, and which inputs of the memory each step looks at."""
@@ -150,13 +164,54 @@ class PenalisedDescent(AbstractMethod):
         """One step of the optimiser."""
         state, memory_draws = state
         index = None if memory_draws is None else next(memory_draws)
-        penalty = None if self.penalty == 0 else np.asarray(self.penalty, np.float32)
-        weights, state, told = _descend(self.optimiser, problem, weights, state, draw, index, penalty)
+        weights, state, told = _descend(self.optimiser, problem, weights, state, draw, index, self._scale())
         return weights, (state, memory_draws), told
 
+    def room(self, problem: Problem, weights: PyTree, state: Any, draw: Any, gap: int) -> int:
+        """How many steps `steps` should take at most, if a step draws what `draw` is and `gap` lie between two recorded
+        points; 1 where single steps are better."""
+        if self.compiled is False or gap == 1 or not _stackable(draw):
+            return 1
+        index = None if self.memory_batch is None else np.zeros(self.memory_batch, np.int32)
+        one = (self.optimiser, problem, weights, state[0], draw, index, self._scale())
+        steady, convolves = _traits(*one)
+        if not steady or (convolves and self.compiled is None and jax.default_backend() == "cpu"):
+            return 1
+        numbers = sum(np.size(x) for x in jax.tree.leaves((draw, index)))
+        return min(1 << (gap - 1).bit_length(), 1024, max(1, 2**24 // max(1, numbers)))
 
-@eqx.filter_jit
-def _descend(optimiser, problem, weights, state, draw, index, penalty):
+    def steps(
+        self, problem: Problem, weights: PyTree, state: Any, draws: Sequence[Any], room: int
+    ) -> tuple[PyTree, Any, dict[str, Any]]:
+        """As many steps as there are draws, at most `room`, in one compiled loop; told of each is an array. Draws of
+        different shapes are taken one by one."""
+        if len({tuple(np.shape(x) for x in jax.tree.leaves(draw)) for draw in draws}) > 1:
+            told = []
+            for draw in draws:
+                weights, state, tale = self.step(problem, weights, state, draw)
+                told.append(tale)
+            return weights, state, {k: jnp.stack([tale[k] for tale in told]) for k in told[0]}
+        state, memory_draws = state
+        indices = [None if memory_draws is None else next(memory_draws) for _ in draws]
+        drawn = [*zip(draws, indices, strict=True)]
+        # Padded, so that any number of steps is the same program.
+        drawn = jax.tree.map(lambda *x: np.stack(x), *drawn, *drawn[-1:] * (room - len(drawn)))
+        count = np.asarray(len(draws), np.int32)
+        weights, state, told = _descend_along(
+            self.optimiser, problem, weights, state, drawn, self._scale(), count, room
+        )
+        return weights, (state, memory_draws), {k: x[: len(draws)] for k, x in told.items()}
+
+    def _scale(self):
+        return None if self.penalty == 0 else np.asarray(self.penalty, np.float32)
+
+
+def _stackable(draw):
+    """Whether draws like this one are arrays of numbers, so that those of many steps can be one array."""
+    return all(isinstance(x, (np.ndarray, jax.Array)) and x.dtype.kind in "biuf" for x in jax.tree.leaves(draw))
+
+
+def _descent(optimiser, problem, weights, state, draw, index, penalty):
     dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
 
     def loss(dynamic):
@@ -172,6 +227,38 @@ def _descend(optimiser, problem, weights, state, draw, index, penalty):
     moved = jax.tree.map(lambda x, u: x + u.astype(x.dtype), dynamic, updates)
     length = norm(jax.tree.map(jnp.subtract, moved, dynamic))
     return eqx.combine(moved, static), state, {"objective": objective, "kept": kept, "length": length}
+
+
+_descend = eqx.filter_jit(_descent)
+
+
+@eqx.filter_jit
+def _descend_along(optimiser, problem, weights, state, drawn, penalty, count, room):
+    """The first `count` of at most `room` steps. A loop of unknown length, for which XLA's program is that of a scan."""
+    moving, still = eqx.partition((weights, state), eqx.is_array)
+
+    def one(moving, i):
+        draw, index = jax.tree.map(lambda x: x[i], drawn)
+        weights, state = eqx.combine(moving, still)
+        weights, state, tale = _descent(optimiser, problem, weights, state, draw, index, penalty)
+        return eqx.filter((weights, state), eqx.is_array), tale
+
+    def body(i, carry):
+        moving, tale = one(carry[0], i)
+        return moving, {k: x.at[i].set(tale[k]) for k, x in carry[1].items()}
+
+    told = {k: jnp.zeros(room, x.dtype) for k, x in jax.eval_shape(one, moving, count)[1].items()}
+    moving, told = jax.lax.fori_loop(0, count, body, (moving, told))
+    return *eqx.combine(moving, still), told
+
+
+@on_shapes
+def _traits(*one):
+    """Whether a step leaves the shapes of weights and state as they are, as a loop must; and whether it convolves."""
+    jaxpr, after, _ = eqx.filter_make_jaxpr(_descent)(*one)
+    before, after = (jax.tree.leaves(jax.tree.map(shape_of, x)) for x in (one[2:4], after[:2]))
+    shapes = [[(x.shape, x.dtype) for x in y if isinstance(x, jax.ShapeDtypeStruct)] for y in (before, after)]
+    return shapes[0] == shapes[1], "conv_general_dilated" in str(jaxpr)
 
 
 def walk(
@@ -194,8 +281,9 @@ def walk(
 ) -> Path:
     r"""Walk through weight space: make an objective small and keep the function on a memory of inputs.
 
-    The outputs of the memory at the start are computed once; the drift is the mean distance to them. Each step is one
-    compiled function in a loop in Python. The same arguments give the same path, bit for bit.
+    The outputs of the memory at the start are computed once; the drift is the mean distance to them. The steps between
+    two recorded points are one compiled loop where that is faster, and else one compiled function each, in a loop in
+    Python. The same arguments give the same path, bit for bit.
 
     **Arguments:**
 
@@ -236,12 +324,17 @@ def walk(
     **Reference:** Raghavan et al. (2024), Algorithms 1, 2 and 3.
     """
     refuse_state(weights)
+    refuse_complex("the weights", weights)
+    refuse_shared("the weights", weights)
     if not jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)):
         raise ValueError("the weights hold no floating-point array, so there is nothing to move")
-    if steps < 1 or batch < 1:
-        raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    check_count("steps", steps, "it counts the steps to take")
+    check_count("batch", batch, "500 is the default")
+    check_count("keep", keep, "leave it out for 2²⁷ numbers", least=0)
     if drift_limit is not None and not drift_limit > 0:
         raise ValueError(f"drift_limit must be positive, got {drift_limit}; leave it out for no limit")
+    if isinstance(target, float) and math.isnan(target):
+        raise ValueError("the target is not a number, and would never be reached; leave it out for none")
     if isinstance(target, (int, float)) and objective is None:
         raise ValueError("a target that is a number is one of the objective, and there is none; give a function")
     at = set(range(0, steps, max(1, steps // 20)) if record is None else _recorded(record, steps))
@@ -258,38 +351,56 @@ def walk(
 
     points, told = _Points((len(at) + 1) * _size(weights) <= keep), []
     outcome, cure = "step limit", "increase steps, or the size of a step"
-    for taken in range(steps + 1):
+    marks, room, untold = sorted({*at, steps}), None, 0
+    for taken, until in itertools.pairwise([*marks, steps + 1]):
         draw = None if draws is None else next(draws)
-        if taken in at or taken == steps:
-            away = told[points.steps[-1] :] if points.steps else []
-            lengths = np.asarray(jax.device_get([t["length"] for t in away]), float)
-            if not np.isfinite(lengths).all():
-                raise FloatingPointError(
-                    f"step {points.steps[-1] + int(np.argmin(np.isfinite(lengths))) + 1} is not finite; look for a"
-                    " gradient that is not, and lower the learning rate"
-                )
-            points.add(weights, taken, lengths.sum(), mean_distance(f, distance, weights, *beside, batch))
-            if _arrived(target, problem, weights, draw):
-                outcome, cure = "arrived", ""
-                break
-            if limit < math.inf and mean_distance(f, distance, weights, memory, outputs, batch) > limit:
-                outcome, cure = "drift limit", "increase the penalty or drift_limit, or take smaller steps"
-                break
+        lengths = _lengths(told[untold:])
+        if not np.isfinite(lengths).all():
+            raise FloatingPointError(
+                f"step {points.steps[-1] + int(np.argmin(np.isfinite(lengths))) + 1} is not finite; look for a"
+                " gradient that is not, and lower the learning rate"
+            )
+        points.add(weights, taken, lengths.sum(), mean_distance(f, distance, weights, *beside, batch))
+        untold = len(told)
+        if _arrived(target, problem, weights, draw):
+            outcome, cure = "arrived", ""
+            break
+        if limit < math.inf and mean_distance(f, distance, weights, memory, outputs, batch) > limit:
+            outcome, cure = "drift limit", "increase the penalty or drift_limit, or take smaller steps"
+            break
         if taken == steps:
             break
-        weights, state, tale = method.step(problem, weights, state, draw)
-        if "stopped" in tale:
+        if room is None:
+            gap = max(y - x for x, y in itertools.pairwise(marks))
+            room = method.room(problem, weights, state, draw, gap) if isinstance(method, PenalisedDescent) else 1
+        ahead = itertools.chain([draw], itertools.repeat(None) if draws is None else draws)
+        while taken < until:
+            if isinstance(method, PenalisedDescent) and room > 1:
+                few = [*itertools.islice(ahead, min(room, until - taken))]
+                weights, state, tale = method.steps(problem, weights, state, few, room)
+                taken += len(few)
+            else:
+                weights, state, tale = method.step(problem, weights, state, next(ahead))
+                if "stopped" in tale:
+                    break
+                taken += 1
+            told.append(tale)
+        if taken < until:
             outcome, cure = "drift limit", tale["stopped"]
             if points.steps[-1] != taken:
-                lengths = jax.device_get([t["length"] for t in told[points.steps[-1] :]])
-                points.add(weights, taken, float(np.sum(lengths)), mean_distance(f, distance, weights, *beside, batch))
+                drift = mean_distance(f, distance, weights, *beside, batch)
+                points.add(weights, taken, _lengths(told[untold:]).sum(), drift)
             break
-        told.append(tale)
     told = jax.device_get(told)
-    traces = {k: np.array([t[k] for t in told], float) for k in ("objective", "kept")}
+    traces = {k: np.concatenate([np.empty(0), *(np.ravel(t[k]) for t in told)]) for k in ("objective", "kept")}
     if objective is None:
-        traces["objective"] = np.full(len(told), np.nan)
+        traces["objective"] = np.full(len(traces["kept"]), np.nan)
     return points.path(traces, outcome, cure)
+
+
+def _lengths(told):
+    """The length of each step."""
+    return np.concatenate([np.empty(0), *(np.ravel(t["length"]) for t in jax.device_get(told))])
 
 
 class _Points:
@@ -316,8 +427,7 @@ class _Points:
 def _recorded(record, steps):
     """The steps at which to record."""
     if isinstance(record, int):
-        if record < 1:
-            raise ValueError(f"record must be at least 1, got {record}")
+        check_count("record", record, "it counts the steps between two recorded points")
         return range(0, steps, record)
     if not all(0 <= step <= steps for step in record):
         raise ValueError(f"the recorded steps must lie between 0 and {steps}, got {list(record)}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ...models import CNN
-from ._context import circle
+from ._context import check_widths, circle, encoded
 
 
 @final
@@ -21,10 +21,16 @@ class Concat(eqx.Module):
     def __init__(
         self, encode: Callable[[ArrayLike], Array] = circle, inputs: int = 2, *, key: PRNGKeyArray, **cnn: Any
     ):
-        """**Arguments:** `encode`, from a context to `inputs` numbers, (cos, sin) by default; those of `CNN`."""
+        """**Arguments:** `encode`, from a context to `inputs` numbers, (cos, sin) by default; those of `CNN`.
+
+        **Raises:** `ValueError` if a size is not positive, and when called if `encode` gives another number of them.
+        """
+        check_widths(inputs=inputs)
         self.cnn = CNN(**cnn, extra=inputs, key=key)
         self.encode = encode
 
     def __call__(self, x: Float[Array, "channels height width"], s: ArrayLike) -> Float[Array, " classes"]:
         """Logits of one image in one context."""
-        return self.cnn.classify(jnp.concatenate([self.cnn.features(x), self.encode(s)]))
+        features = self.cnn.features(x)
+        code = encoded(self.encode, s, self.cnn.hidden.in_features - features.size)
+        return self.cnn.classify(jnp.concatenate([features, code]))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ...models import CNN
-from ._context import circle
+from ._context import check_widths, circle, encoded
 
 
 @final
@@ -30,7 +30,11 @@ class Embed(eqx.Module):
         **cnn: Any,
     ):
         """**Arguments:** `encode`, from a context to `inputs` numbers, (cos, sin) by default; `width` of the
-        embedding; those of `CNN`."""
+        embedding; those of `CNN`.
+
+        **Raises:** `ValueError` if a size is not positive, and when called if `encode` gives another number of them.
+        """
+        check_widths(inputs=inputs, width=width)
         of_cnn, of_embedding = jax.random.split(key)
         self.cnn = CNN(**cnn, extra=width, key=of_cnn)
         self.embedding = eqx.nn.Linear(inputs, width, key=of_embedding)
@@ -38,4 +42,5 @@ class Embed(eqx.Module):
 
     def __call__(self, x: Float[Array, "channels height width"], s: ArrayLike) -> Float[Array, " classes"]:
         """Logits of one image in one context."""
-        return self.cnn.classify(jnp.concatenate([self.cnn.features(x), self.embedding(self.encode(s))]))
+        code = encoded(self.encode, s, int(self.embedding.in_features))
+        return self.cnn.classify(jnp.concatenate([self.cnn.features(x), self.embedding(code)]))

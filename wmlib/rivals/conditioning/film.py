@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ...models import CNN
-from ._context import circle
+from ._context import check_widths, circle, encoded
 
 
 @final
@@ -36,7 +36,11 @@ class FiLM(eqx.Module):
         **cnn: Any,
     ):
         """**Arguments:** `encode`, from a context to `inputs` numbers, (cos, sin) by default; `width` of the
-        generator's hidden layer; those of `CNN`."""
+        generator's hidden layer; those of `CNN`.
+
+        **Raises:** `ValueError` if a size is not positive, and when called if `encode` gives another number of them.
+        """
+        check_widths(inputs=inputs, width=width)
         of_cnn, of_generator = jax.random.split(key)
         self.cnn = CNN(**cnn, key=of_cnn)
         self.widths = tuple(convolution.out_channels for convolution in self.cnn.convolutions)
@@ -45,7 +49,7 @@ class FiLM(eqx.Module):
 
     def __call__(self, x: Float[Array, "channels height width"], s: ArrayLike) -> Float[Array, " classes"]:
         """Logits of one image in one context."""
-        gain, shift = jnp.split(self.generator(self.encode(s)), 2)
+        gain, shift = jnp.split(self.generator(encoded(self.encode, s, int(self.generator.in_size))), 2)
         ends = [sum(self.widths[: i + 1]) for i in range(len(self.widths))]
 
         def adapt(layer: int, h: Array) -> Array:

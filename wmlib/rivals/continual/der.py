@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from ...paths.checks import check_memories, check_setting, logits_of, wide
 from .replay import replay_loss
 
 
@@ -26,10 +26,22 @@ def der_loss(
     the network that ended the earlier task make of it Algorithm 1 of Raghavan et al. (2024) with the squared distance.
 
     **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights`, any pytree; `inputs`, a tree of
-    arrays that share their first axis; `outputs`, and for DER++ `labels`, one for each.
+    arrays that share their first axis; `outputs`, and for DER++ `labels`, one for each; `alpha` and `beta` at least 0.
+
+    **Raises:** `ValueError` for outputs of another shape than those of `f`, for `alpha` or `beta` out of range, and as
+    `replay_loss`.
 
     **Reference:** Buzzega et al. (2020), Dark Experience for General Continual Learning, Eq. 5 and 6.
     """
-    moved = jax.vmap(f, (None, 0))(weights, inputs) - outputs
+    check_setting("alpha", alpha)
+    check_setting("beta", beta)
+    check_memories(inputs, outputs)
+    logits = logits_of(f, weights, inputs)
+    if jnp.shape(outputs) != logits.shape:
+        raise ValueError(
+            f"outputs must be the logits stored for each input, of shape {logits.shape}, got {jnp.shape(outputs)}; use"
+            " jax.vmap(f, (None, 0))(weights, inputs) of the earlier network"
+        )
+    moved = wide(logits - outputs)
     loss = alpha * jnp.mean(jnp.sum(moved**2, axis=1))
     return loss if labels is None else loss + beta * replay_loss(f, weights, inputs, labels)

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ...paths.checks import check_setting, power, wide
+from ...paths.metric import refuse_complex
+
 
 def gem_projection(
     gradient: PyTree[Array], recalled: PyTree[Array], margin: float = 0.0, *, sweeps: int = 1000
@@ -20,20 +23,36 @@ def gem_projection(
     - `gradient`: `g`, a tree.
     - `recalled`: the gradients `g_k` of the loss on each of the memories, a tree whose leaves have one more, first axis.
     - `margin`: at least 0.
-    - `sweeps`: the most to take; fewer are taken once nothing moves. With one memory the first is exact.
+    - `sweeps`: the most to take, at least 1; fewer are taken once nothing moves. With one memory the first is exact.
 
-    **Returns:** `z`, a tree like `gradient`.
+    **Returns:** `z`, a tree like `gradient`. Without a margin it scales with `g`, and is the same whatever the sizes of
+    the `g_k`.
+
+    **Raises:** `ValueError` for a margin that is negative or not finite, no sweep, no memory, or recalled gradients of
+    another structure or other shapes than the gradient's.
 
     **Reference:** Lopez-Paz & Ranzato (2017), Gradient Episodic Memory for Continual Learning, Eq. 8 to 11.
     """
+    check_setting("margin", margin)
+    if sweeps < 1:
+        raise ValueError(f"sweeps must be at least 1, got {sweeps}; 1000 is the default")
+    count = next((len(x) for x in jax.tree.leaves(recalled) if jnp.ndim(x)), 0)
+    if count < 1:
+        raise ValueError("recalled needs a first axis of at least one memory; use x[None] for a single gradient")
+    _check_alike(gradient, recalled, (count,))
     g, back = ravel_pytree(gradient)
-    constraints = jax.vmap(lambda tree: ravel_pytree(tree)[0])(recalled)
+    dtype, g = g.dtype, wide(g)
+    constraints = wide(jax.vmap(lambda tree: ravel_pytree(tree)[0])(recalled)).astype(g.dtype)
+    # In units of their own, or the squares of small gradients vanish, and a tolerance means nothing.
+    size, sizes = power(g), power(constraints, 1)
+    g, constraints = g / size, constraints / sizes[:, None]
+    least = jnp.asarray(margin, g.dtype) * sizes / size
     gram, along = constraints @ constraints.T, constraints @ g
     curvature = jnp.where(jnp.diagonal(gram) > 0, jnp.diagonal(gram), 1)
 
     def coordinate(k, v):
         best = v[k] - (gram[k] @ v + along[k]) / curvature[k]
-        return v.at[k].set(jnp.maximum(best, jnp.asarray(margin, v.dtype)))
+        return v.at[k].set(jnp.maximum(best, least[k]))
 
     def sweep(carry):
         taken, v, _ = carry
@@ -42,11 +61,12 @@ def gem_projection(
 
     def unfinished(carry):
         taken, v, moved = carry
-        return (taken < sweeps) & (moved > 1e-6 * (1 + jnp.abs(v).max()))
+        return (taken < sweeps) & (moved > 1e-6 * jnp.abs(v).max())
 
-    start = (0, jnp.full_like(along, margin), jnp.full((), jnp.inf, along.dtype))
+    start = (0, least, jnp.full((), jnp.inf, along.dtype))
     _, v, _ = jax.lax.while_loop(unfinished, sweep, start)
-    return back(jnp.where((along < 0).any(), g + v @ constraints, g))
+    objects = ~(along >= 0).all()  # and so, where a memory's gradient is not a number, is what is returned
+    return back((jnp.where(objects, g + v @ constraints, g) * size).astype(dtype))
 
 
 def agem_projection(gradient: PyTree[Array], recalled: PyTree[Array]) -> PyTree[Array]:
@@ -55,8 +75,26 @@ def agem_projection(gradient: PyTree[Array], recalled: PyTree[Array]) -> PyTree[
     **Arguments:** `gradient`, `g`, and `recalled`, `m`, the gradient of the loss on a batch of all memories; two trees
     of one structure.
 
+    **Raises:** `ValueError` for two trees that differ in structure or shapes.
+
     **Reference:** Chaudhry et al. (2019), Efficient Lifelong Learning with A-GEM, Eq. 11.
     """
+    _check_alike(gradient, recalled)
     (g, back), (m, _) = ravel_pytree(gradient), ravel_pytree(recalled)
-    square = m @ m
-    return back(g - jnp.minimum(0, g @ m) / jnp.where(square > 0, square, 1) * m)
+    dtype, g = g.dtype, wide(g)
+    m = wide(m).astype(g.dtype)
+    size, m = power(g), m / power(m)
+    g, square = g / size, m @ m
+    return back(((g - jnp.minimum(0, g @ m) / jnp.where(square > 0, square, 1) * m) * size).astype(dtype))
+
+
+def _check_alike(gradient, recalled, axes=()):
+    refuse_complex("the gradients", (gradient, recalled))
+    shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (gradient, recalled)]
+    same = jax.tree.structure(gradient) == jax.tree.structure(recalled)
+    if not same or [(*axes, *shape) for shape in shapes[0]] != shapes[1]:
+        more = ", with one more, first axis for the memories" if axes else ""
+        raise ValueError(
+            f"recalled must have the structure and shapes of the gradient{more}: gradients of the same weights; got"
+            f" {shapes[1]} beside {shapes[0]}"
+        )

@@ -1,9 +1,10 @@
 """Staying near the weights of the earlier task."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
+
+from ...paths.checks import movement, wide
 
 
 def l2_penalty(weights: PyTree, start: PyTree) -> Float[Array, ""]:
@@ -12,6 +13,9 @@ def l2_penalty(weights: PyTree, start: PyTree) -> Float[Array, ""]:
     **Arguments:** `weights` and `start`, the weights that the earlier task ended with; two trees of one structure.
 
     **Returns:** the penalty, to be scaled and added to the loss.
+
+    **Raises:** `ValueError` for two trees that differ in structure or shapes, or hold one array twice; `TypeError` for
+    complex weights.
     """
-    moved = jax.tree.map(jnp.subtract, *(eqx.filter(w, eqx.is_inexact_array) for w in (weights, start)))
-    return jnp.asarray(sum(jnp.vdot(d, d) for d in jax.tree.leaves(moved)) / 2)
+    moved = map(wide, jax.tree.leaves(movement(weights, start)))
+    return jnp.asarray(sum(jnp.vdot(d, d) for d in moved) / 2)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from ...paths.checks import check_memories, check_setting, logits_of
+
 
 def lwf_loss(
     f: Callable[..., Any],
@@ -23,11 +25,20 @@ def lwf_loss(
 
     **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights` and `start`, the weights that the
     earlier task ended with; `inputs`, a tree of arrays that share their first axis; `old`, how many classes the earlier
-    task has; `temperature`, `T`, the authors' is 2.
+    task has, at least 2; `temperature`, `T`, positive, the authors' is 2.
+
+    **Raises:** `ValueError` if there are not so many logits, for a temperature that is not positive and finite, for no
+    inputs, or an `f` that expects a batch.
 
     **Reference:** Li & Hoiem (2016), Learning without Forgetting, Eq. 2 and 3.
     """
-    logq, logp = (
-        jax.nn.log_softmax(jax.vmap(f, (None, 0))(w, inputs)[:, :old] / temperature) for w in (start, weights)
-    )
+    check_setting("temperature", temperature, strict=True)
+    check_memories(inputs)
+    logits = [logits_of(f, w, inputs) for w in (start, weights)]
+    if not 2 <= old <= min(y.shape[1] for y in logits):
+        raise ValueError(
+            f"old must be between 2 and the number of outputs, {min(y.shape[1] for y in logits)}, got {old}; it counts the"
+            " classes of the earlier task, which come first"
+        )
+    logq, logp = (jax.nn.log_softmax(y[:, :old] / temperature) for y in logits)
     return temperature**2 * jnp.mean(jnp.sum(jnp.exp(logq) * (logq - logp), axis=1))

@@ -11,6 +11,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from ...paths.checks import check_labels, check_logits, check_memories, output_of, power, refuse_shared, wide
+from ...paths.metric import refuse_complex
+
 
 def ogd_basis(
     f: Callable[..., Any],
@@ -27,19 +30,32 @@ def ogd_basis(
     `rtol` of the largest are left out: there are none to first order.
 
     **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights`, any pytree; `inputs`, a tree
-    of arrays that share their first axis; `labels`, one for each; `batch`, how many are differentiated together.
+    of arrays that share their first axis; `labels`, one for each; `batch`, how many are differentiated together;
+    `rtol`, in [0, 1).
 
-    **Raises:** `ValueError` for no memories, or if no output depends on the weights.
+    **Raises:** `ValueError` for no memories, labels that are not one each or beyond the outputs, a batch that is not
+    positive, an `rtol` out of range, an `f` that expects a batch, or if no output depends on the weights; `TypeError` for
+    complex weights, labels that are not integers, or outputs that are not logits; `FloatingPointError` for gradients that
+    are not finite.
 
     **Reference:** Farajtabar et al. (2020), Orthogonal Gradient Descent for Continual Learning.
     """
-    if len(labels) < 1:
-        raise ValueError("a basis needs at least one input of the earlier task")
+    refuse_complex("the weights", weights)
+    refuse_shared("the weights", weights)
+    check_memories(inputs, labels)
+    if batch < 1 or not 0 <= rtol < 1:
+        raise ValueError(f"batch must be at least 1 and rtol in [0, 1), got {batch} and {rtol}")
+    one = eqx.filter_eval_shape(output_of, f, weights, jax.tree.map(itemgetter(0), inputs))
+    check_logits(one)
+    check_labels(labels, len(one))
     parts = [
         _gradients(f, weights, *jax.tree.map(itemgetter(slice(start, start + batch)), (inputs, labels)))
         for start in range(0, len(labels), batch)
     ]
-    rows = jnp.concatenate(parts)
+    rows = wide(jnp.concatenate(parts))
+    rows = rows / power(rows)
+    if not bool(jnp.isfinite(rows).all()):
+        raise FloatingPointError("the gradient of an output is not finite; look for a diverged network")
     # The rows are few and long. Their Gram matrix squares the condition number, so what it leaves is done once more.
     for _ in range(2):
         values, rotation = np.linalg.eigh(np.asarray(rows @ rows.T, np.float64))
@@ -61,6 +77,14 @@ def ogd_projection(gradient: PyTree[Array], basis: Float[Array, "rank n"]) -> Py
     """The part of a gradient that is orthogonal to a basis, `g − Qᵀ Q g`.
 
     **Arguments:** `gradient`, a tree of `n` numbers; `basis`, from `ogd_basis`.
+
+    **Raises:** `ValueError` for a gradient of another size than the basis.
     """
     g, back = ravel_pytree(gradient)
-    return back(g - (basis @ g) @ basis)
+    if basis.ndim != 2 or basis.shape[1] != g.size:
+        raise ValueError(
+            f"the basis is for {basis.shape[-1]} weights and the gradient has {g.size}; give ogd_basis the same weights"
+        )
+    long = wide(g)
+    basis = basis.astype(long.dtype)
+    return back((long - (basis @ long) @ basis).astype(g.dtype))

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from ...paths.checks import check_labels, check_memories, logits_of
+
 
 def replay_loss(
     f: Callable[..., Any],
@@ -17,9 +19,16 @@ def replay_loss(
     """The mean cross-entropy of remembered inputs and their labels.
 
     **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights`, any pytree; `inputs`, a tree of
-    arrays that share their first axis; `labels`, one for each.
+    arrays that share their first axis; `labels`, integers, one for each.
+
+    **Raises:** `ValueError` for no memories, for labels that are not one each or beyond the outputs (inside a compiled
+    function, where they are not known, the loss is NaN), or an `f` that expects a batch; `TypeError` for labels that are
+    not integers or outputs that are not logits.
 
     **Reference:** Chaudhry et al. (2019), On Tiny Episodic Memories in Continual Learning.
     """
-    logits = jax.vmap(f, (None, 0))(weights, inputs)
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
+    check_memories(inputs, labels)
+    logits = logits_of(f, weights, inputs)
+    check_labels(labels, logits.shape[1])
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+    return -jnp.mean(jnp.where(labels[:, None] >= 0, picked, jnp.nan))

@@ -1,0 +1,29 @@
+"""What the networks ask of their sizes and of their images."""
+
+from typing import Any
+
+from jaxtyping import Array
+
+
+def check_in_shape(in_shape: Any) -> None:
+    """Raise `ValueError` unless it is that of an image."""
+    if len(in_shape) != 3:
+        raise ValueError(f"in_shape must be (channels, height, width), such as (1, 28, 28), got {in_shape}")
+
+
+def check_image(x: Array, channels: int) -> None:
+    """Raise `ValueError` unless it is one image of so many channels."""
+    if x.ndim != 3 or x.shape[0] != channels:
+        raise ValueError(
+            f"the network takes one image of shape ({channels}, height, width), got {x.shape}; use jax.vmap for a batch,"
+            " x[None] for an image without channels"
+        )
+
+
+def check_features(found: int, expected: int) -> None:
+    """Raise `ValueError` if an image has left another number of features than the network was made for."""
+    if found != expected:
+        raise ValueError(
+            f"the image has {found} features before the first linear layer, which takes {expected}; give the network's"
+            " in_shape the size of the images"
+        )

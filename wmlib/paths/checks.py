@@ -1,0 +1,146 @@
+"""What is refused before anything is computed, each with the cure: labels, shapes, networks of two names for one array."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from .metric import check_structure, refuse_complex
+
+
+def check_labels(labels: Any, classes: int | None = None) -> None:
+    """Raise unless labels are integers from 0, and below the number of classes where that is known.
+
+    Inside a compiled function their values are not known, and only their type is looked at.
+    """
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise TypeError(
+            f"labels must be integers, the places of the classes, got {jnp.result_type(labels)}; use"
+            " labels.astype(int), or labels.argmax(axis=1) of one-hot rows"
+        )
+    if classes is not None and classes < 2:
+        raise ValueError(f"f returns {classes} logit, whose softmax is 1 whatever it is; give it one output a class")
+    if isinstance(labels, Tracer) or np.size(labels) == 0:
+        return
+    known = np.asarray(labels)  # not by jnp, under whose transformations even what is known would be traced
+    least, most = int(known.min()), int(known.max())
+    if least < 0 or (classes is not None and most >= classes):
+        bound = "0" if classes is None else f"0 and {classes - 1}, for f has {classes} outputs"
+        raise ValueError(
+            f"labels must lie {'from' if classes is None else 'between'} {bound}, got {least} to {most}; number the"
+            " classes from 0, or give f an output for each"
+        )
+
+
+def output_of(f: Callable[..., Any], weights: PyTree, x: PyTree) -> Any:
+    """`f(weights, x)` of one input, with the cure in the error if `f` cannot take one."""
+    try:
+        return f(weights, x)
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
+        raise ValueError(
+            f"f is called with one input, f(weights, x), here of shape {shapes}, and not with a batch; it fails: {error}"
+        ) from error
+
+
+def check_logits(output: Any) -> None:
+    """Raise `TypeError` unless an output is one vector of floating-point numbers."""
+    one = isinstance(output, (Array, jax.ShapeDtypeStruct))
+    if not (one and output.ndim == 1 and jnp.issubdtype(output.dtype, jnp.floating)):
+        raise TypeError(
+            "f is called with one input and must return its logits, one vector of floating-point numbers; got"
+            f" {eqx.tree_pformat(output, short_arrays=True)}"
+        )
+
+
+def logits_of(f: Callable[..., Any], weights: PyTree, inputs: PyTree) -> Array:
+    """The logits of every input, `f(weights, x)` of one after another."""
+
+    def one(x):
+        output = output_of(f, weights, x)
+        check_logits(output)
+        return output
+
+    return jax.vmap(one)(inputs)
+
+
+def check_memories(inputs: PyTree, beside: Any = None) -> None:
+    """Raise `ValueError` unless all arrays share a first axis, that is not empty."""
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves((inputs, beside))}
+    if len(lengths) != 1 or lengths in ({()}, {(0,)}):
+        raise ValueError(
+            "at least one input is needed, and one label or output for each, as arrays that share their first axis; got"
+            f" lengths {sorted(lengths)}"
+        )
+
+
+def check_setting(name: str, number: Any, least: float = 0.0, strict: bool = False) -> None:
+    """Raise `ValueError` unless a number is finite and at least the least (or above it); a traced one is let pass."""
+    if isinstance(number, Tracer):
+        return
+    if not (float(number) > least or (float(number) == least and not strict)) or not np.isfinite(float(number)):
+        raise ValueError(f"{name} must be finite and {'above' if strict else 'at least'} {least:g}, got {number}")
+
+
+def refuse_shared(name: str, weights: PyTree) -> None:
+    """Raise `ValueError` if one floating-point array stands at two places, for each place would go its own way."""
+    seen = set()
+    for path, leaf in jax.tree.leaves_with_path(eqx.filter(weights, eqx.is_inexact_array)):
+        if isinstance(leaf, Tracer):
+            continue
+        if id(leaf) in seen:
+            raise ValueError(
+                f"{name} hold one array twice, the second time at {jax.tree_util.keystr(path)}: the two would be taken for"
+                " independent; tie them with eqx.nn.Shared, or give each place an array of its own"
+            )
+        seen.add(id(leaf))
+
+
+def movement(weights: PyTree, start: PyTree) -> PyTree[Array]:
+    """The floating-point arrays of the weights less those of another tree.
+
+    **Raises:** `ValueError` if they differ in structure or shapes, or one array stands at two places; `TypeError` for
+    complex weights.
+    """
+    here, there = (eqx.filter(w, eqx.is_inexact_array) for w in (weights, start))
+    refuse_complex("the weights", (here, there))
+    refuse_shared("the weights", here)
+    check_structure("start", there, here)
+    return jax.tree.map(jnp.subtract, here, there)
+
+
+def on_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, asked once for arguments of the same shapes: for what depends on no value of an array."""
+    known = {}
+
+    def asked(*args):
+        leaves, structure = jax.tree.flatten(jax.tree.map(shape_of, args))
+        key = structure, tuple(leaves)
+        if key not in known:
+            if len(known) >= 64:
+                known.clear()
+            known[key] = function(*args)
+        return known[key]
+
+    return asked
+
+
+def shape_of(leaf: Any) -> Any:
+    """The shape and type of an array; anything else as it is."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, (Array, np.ndarray)) else leaf
+
+
+def wide(x: Array) -> Array:
+    """The array in float32 at least, in which to add squares: those of half precision overflow at 256."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def power(x: Array, axis: int | None = None) -> Array:
+    """A power of two near the largest magnitude (1 for zeros): to divide by it rounds nothing."""
+    largest = jnp.max(jnp.abs(x), axis, initial=0)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1])
