@@ -1,6 +1,7 @@
 """Steepest descent of a manifold: the inverse metric as an optax transformation, and a matrix-free solve."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,9 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
 
     With the learning rate in place of `1/2λ`, `optax.chain(precondition(manifold), optax.sgd(rate))` is steepest
     descent of the loss functional under a limit on the volumetric movement `∫ |M(s, P + ΔP) − M(s, P)|² ds`. Leaves
-    that are not `BasisPoints` pass through.
+    that are not `BasisPoints` pass through. A network (`Modulated`) knows its manifold and the axes of its points, so
+    that leading axes of an ensemble (`equinox.filter_vmap`) are passed over; of `BasisPoints` outside a network, the first
+    axis is that of the points.
 
     **Arguments:** `manifold`, that of the network; `density`, the contexts to integrate over (see
     `AbstractManifold.gram`): `None` is uniform.
@@ -28,7 +31,8 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
     **Returns:** a stateless `optax.GradientTransformation`.
 
     **Raises:** `TypeError` for a manifold that is none; `ValueError` when it is made, if the density leaves the Gram
-    matrix singular, and when it is used, if the updates hold no basis points or a number of them that is not `n`.
+    matrix singular, and when it is used, if the updates hold no basis points, a number of them that is not `n`, or a network
+    that lies on another manifold.
     """
     if not isinstance(manifold, AbstractManifold):
         raise TypeError(f"the first argument is a manifold such as wm.Ellipse(), got {manifold!r}")
@@ -112,7 +116,7 @@ def solve_metric(
     **Arguments:**
 
     - `manifold`: any differentiable `M(s, P)`, from one context and the points to weights.
-    - `points`: `P`, a tree of arrays.
+    - `points`: `P`, a tree of arrays; those of half precision are solved for in float32.
     - `gradient`: `g`, of the same structure.
     - `contexts`: a sample of `s`, to average over, of shape `(samples, ...)`.
     - `rtol`, `atol`, `max_steps`: of `lineax.CG`.
@@ -121,15 +125,23 @@ def solve_metric(
     **Returns:** a `MetricSolution`; descend with `-rate * value`.
 
     **Raises:** `ValueError` if `gradient` and `points` differ in structure or shape, for no contexts, or a negative
-    damping; a runtime error that names its cure if the iteration stops short of the tolerance.
+    damping; `TypeError` for complex points; a runtime error that names its cure if the iteration stops short of the tolerance.
     """
     shapes = [(jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]) for t in (points, gradient)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the gradient must have the structure and shapes of the points, got {shapes[1]}, {shapes[0]}")
     if jnp.ndim(contexts) == 0 or len(contexts) == 0:
         raise ValueError("contexts must hold at least one context along its first axis; draw some with .sample")
-    if isinstance(damping, (int, float)) and not damping >= 0:
-        raise ValueError(f"damping must be at least 0, got {damping!r}")
+    if isinstance(damping, (int, float)) and not 0 <= damping < math.inf:
+        raise ValueError(f"damping must be a finite number of at least 0, got {damping!r}; 0 is the default")
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps!r}; None leaves it to lineax")
+    if any(jnp.iscomplexobj(x) for x in jax.tree.leaves((points, gradient))):
+        raise TypeError("complex points have no metric here; hold real and imaginary parts in an array each")
+    dtypes = jax.tree.map(jnp.result_type, points)
+    points, gradient = (
+        jax.tree.map(lambda x: jnp.asarray(x, _wide(jnp.result_type(x))), t) for t in (points, gradient)
+    )
 
     def sweep(p):
         return jax.vmap(manifold, in_axes=(0, None))(contexts, p)
@@ -153,8 +165,10 @@ def solve_metric(
     residual = jax.tree.map(lambda a, b: a - b, product(value), gradient)
     size = _norm(gradient)
     relative = _norm(residual) / jnp.where(size == 0, 1, size)
+    value = jax.tree.map(lambda x, dtype: x.astype(dtype), value, dtypes)
     return MetricSolution(value, {"steps": solution.stats["num_steps"], "relative_residual": relative})
 
 
 def _norm(tree: PyTree[Array]) -> Array:
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
+    leaves = [x.astype(_wide(x.dtype)) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in leaves))

@@ -49,7 +49,7 @@ def infer_context(
     `(inputs, candidates, classes)`; and `weights`, softmax of minus the entropy over the candidates (of minus the sum of
     the entropies if `shared`), for a softer choice: they are no posterior, since a network may be surest where it errs.
 
-    **Raises:** `ValueError` without inputs or candidates, for logits that are not one vector or not finite, for a `batch`
+    **Raises:** `ValueError` without inputs or candidates, for logits that are not one vector, of one class, or not finite, for a `batch`
     that is not positive, and for contexts that the manifold of a `Modulated` network does not have.
 
     **Example:**
@@ -64,7 +64,7 @@ def infer_context(
         raise ValueError("there is no input whose context could be inferred")
     if len(contexts) == 0:
         raise ValueError("there is no candidate to choose from; give contexts of shape (candidates, *context)")
-    if batch < 1:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}; 500 is the default")
     if isinstance(net, Modulated):
         net.manifold.check(contexts)
@@ -78,6 +78,11 @@ def infer_context(
     if logits.ndim != 3:
         raise ValueError(
             f"net(x, s) must return the logits of the classes, one vector; its shape is {logits.shape[2:]}"
+        )
+    if logits.shape[2] < 2:
+        raise ValueError(
+            f"the entropy of {logits.shape[2]} logit is 0 in every context, so that none can be chosen; let net(x, s) return"
+            " a logit for each of at least two classes: for one logit z of a binary classifier, jnp.array([0, z])"
         )
     if not jnp.isfinite(logits).all():
         raise ValueError("some logits are not finite; look for a diverged network, or for NaN in the inputs")

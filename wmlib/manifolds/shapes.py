@@ -438,7 +438,7 @@ class Sphere(AbstractManifold):
 
     def _basis(self, s):
         x, y, z = s
-        cosine, sine = [_ones_like(x)], [jnp.zeros_like(x)]  # Re and Im of (x + iy)^m = sin^m(θ) e^{imφ}
+        cosine, sine = [jnp.ones_like(x)], [jnp.zeros_like(x)]  # Re and Im of (x + iy)^m = sin^m(θ) e^{imφ}
         for _ in range(self.degree):
             cosine.append(x * cosine[-1] - y * sine[-1])
             sine.append(x * sine[-1] + y * cosine[-2])
@@ -452,6 +452,7 @@ class Sphere(AbstractManifold):
                 if m:
                     values[l, -m] = norm * current * sine[m]
                 below, current = current, ((2 * l + 1) * z * current - (l + m) * below) / (l + 1 - m)
+        values[0, 0] = _ones_like(x)
         return jnp.stack([values[l, m] for l in range(self.degree + 1) for m in range(-l, l + 1)])
 
     def _uniform_gram(self):
