@@ -23,6 +23,7 @@ from wmlib.lab.fingerprints import fingerprint
 from wmlib.lab.presets import Preset
 from wmlib.lab.records import append_row, content_digest, leads_to, read_rows, standing_rows
 from wmlib.lab.runs import recorded_runs
+from wmlib.lab.verify import note_asked, unasked
 
 RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
 APART = ("equivalences.jsonl", "withdrawn.jsonl")
@@ -290,3 +291,22 @@ def test_content_digests_do_not_depend_on_the_order_of_keys():
     random.Random(0).shuffle(shuffled)
     assert content_digest(dict(shuffled)) == content_digest(ROW) == content_digest({**ROW, "digest": "x"})
     assert content_digest({**ROW, "seed": 4}) != content_digest(ROW)
+
+
+def test_every_row_of_the_book_is_asked_for_by_a_chapter_or_withdrawn():
+    idle = {path.stem: len(rows) for path in FILES if (rows := unasked(RESULTS, path.stem, "cpu"))}
+    assert not idle, (
+        "draw these rows, or withdraw them (wmlib.lab.records.withdraw); make verify lists what is asked for"
+    )
+
+
+def test_rows_that_no_chapter_asks_for_are_told(tmp_path):
+    wm.sweep("e", first, {"x": [1, 2, 3]}, Preset("cpu", 1), results=tmp_path)
+    runs = [records.identity({"x": x}, 0) for x in (1, 3)]
+    note_asked(tmp_path, "a/chapter", "cpu", [{"experiment": "e", "runs": runs[:1]}, {"experiment": "e", "runs": runs}])
+    (row,) = unasked(tmp_path, "e", "cpu")
+    assert row["config"] == {"x": 2}
+    records.withdraw(tmp_path, row, "nothing draws it")
+    assert not unasked(tmp_path, "e", "cpu")
+    note_asked(tmp_path, "a/chapter", "cpu", [{"experiment": "e", "runs": runs[:1]}])  # asked for no more
+    assert [row["config"]["x"] for row in unasked(tmp_path, "e", "cpu")] == [3]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wmlib.lab.figures import bootstrap_interval
+from wmlib.lab.records import append_row
 from wmlib.lab.verdicts import Claim, Comparison, judge, read_claims, verdict_table
 
 ROOT = Path(__file__).parents[2]
@@ -313,11 +314,11 @@ def test_the_numbers_in_words():
 # The table
 
 
-def record(path, experiment, rows, code="new"):
+def record(path, experiment, rows, code="new", data="abc"):
     with open(path / f"{experiment}.jsonl", "a") as file:
         for config, seed, m in rows:
             row = {"experiment": experiment, "config": config, "seed": seed, "preset": "cpu", "metrics": {"m": m}}
-            file.write(json.dumps(row | {"curves": {}, "seconds": 1, "code": code}) + "\n")
+            file.write(json.dumps(row | {"curves": {}, "seconds": 1, "code": code, "data": data}) + "\n")
 
 
 def test_the_table_reads_the_recorded_runs(tmp_path):
@@ -331,6 +332,27 @@ def test_the_table_reads_the_recorded_runs(tmp_path):
     quick = verdict_table(path, "quick", results=tmp_path)
     assert quick.verdict.tolist() == ["not tested at this scale"]
     assert quick.seeds.tolist() == ["–"]
+
+
+@pytest.mark.parametrize("data", [None, "abc"])
+def test_rows_that_do_not_tell_their_data_are_never_silent(data, tmp_path):
+    path = write(tmp_path, GOOD)
+    record(tmp_path, "e", [({"method": "A"}, seed, 0.6) for seed in range(3)], data=data)
+    record(tmp_path, "e", [({"method": "B"}, seed, 0.5) for seed in range(3)])
+    table = verdict_table(path, "cpu", results=tmp_path)
+    assert table.seeds.tolist() == ["3" if data else "3; data not fingerprinted"]
+    assert table.verdict.tolist() == ["reproduced"]
+
+
+def test_an_equivalence_carries_rows_of_older_code(tmp_path):
+    path = write(tmp_path, GOOD)
+    runs = [({"method": m}, seed, 0.6 if m == "A" else 0.5) for m in "AB" for seed in range(3)]
+    record(tmp_path, "e", runs, code="old")
+    record(tmp_path, "e", runs[:2])
+    assert "4 rows from code that has changed since" in verdict_table(path, "cpu", results=tmp_path).verdict[0]
+    line = {"experiment": "e", "from": "old", "to": "new", "rows": "all", "reason": "verified", "why": "a test"}
+    append_row(tmp_path / "equivalences.jsonl", line)
+    assert verdict_table(path, "cpu", results=tmp_path).verdict.tolist() == ["reproduced"]
 
 
 def test_runs_of_older_code_are_never_silent(tmp_path):

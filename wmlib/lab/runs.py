@@ -54,9 +54,9 @@ def sweep(
     - `name`: of the experiment; its rows are in `<results>/<name>.jsonl`.
     - `run`: a function of `(config, key)` that returns a mapping with `metrics` (numbers by name), and perhaps
       `curves` (lists by name), and `data`: the fingerprint of its dataset, or "synthetic: …", how its data are made.
-      `key` is `jax.random.key(seed)`. What measures time says the clock: its name has "wall_s" or "cpu_s" in it
-      ("step_wall_s", "wall_s product"), seconds by the wall or of the processor; rows with it are never verified by
-      their numbers (`make verify`), they are measured anew.
+      `key` is `jax.random.key(seed)`. A metric or curve that measures time says the clock in its name, "wall" or "cpu":
+      "step_wall_s", "step_cpu_s" in seconds, "step_wall" as a ratio of two such. Times are no results that changed code
+      could be held to (`make verify` leaves them out); rows that are about time are withdrawn and measured anew.
     - `grid`: configurations, each a mapping of JSON values; or one mapping of lists, for all their combinations.
     - `preset`: its name and its number of seeds.
     - `results`: the folder. Default: `WMLIB_RESULTS`, else the book's `book/results` (`_build/results` for the preset
@@ -247,11 +247,11 @@ def _folder(results: str | os.PathLike[str] | None, preset: str) -> Path:
     return root / "_build" / "results" if preset == "quick" else root / "book" / "results"
 
 
-_TIMES = re.compile(r"(^|[\W_])(seconds|(wall|cpu)_s)([\W_]|$)")
+_TIMES = re.compile(r"(^|[\W_])(wall|cpu|seconds)([\W_]|$)")
 
 
 def measures_time(name: str) -> bool:
-    """Whether a metric or a curve measures time: its name then says the clock, as in "step_wall_s" or "step_cpu_s"."""
+    """Whether a metric or a curve measures time: its name then says the clock, "wall" or "cpu"; see `sweep`."""
     return bool(_TIMES.search(name))
 
 

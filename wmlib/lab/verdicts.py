@@ -91,7 +91,8 @@ class Judgement:
     """A claim judged.
 
     `value` is the verdict, `comparisons` the outcomes of all comparisons that have the runs, `missing` says which have
-    not, and `stale` counts the rows used that were computed by code that has changed since.
+    not. `stale` counts the rows used that were computed by code that has changed since, with no recorded equivalence;
+    `unfingerprinted` those that do not tell their data.
     """
 
     claim: Claim
@@ -99,6 +100,7 @@ class Judgement:
     comparisons: tuple[Outcome, ...]
     missing: tuple[str, ...]
     stale: int
+    unfingerprinted: int = 0
 
     @property
     def ours(self) -> str:
@@ -170,12 +172,12 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
 
     **Raises:** `ValueError` if the settings of a comparison fit several runs of one seed, or name nothing recorded.
     """
-    outcomes, missing, stale = [], [], 0
+    outcomes, missing, stale, untold = [], [], 0, 0
     for comparison in claim.comparisons:
         frames = rows if isinstance(rows, Mapping) else {comparison.a["experiment"]: rows}
-        a, stale_a = _values(comparison.a, frames)
+        a, *counts_a = _values(comparison.a, frames)
         constant = dict.fromkeys(a, float(comparison.b.get("value", math.nan)))
-        b, stale_b = (constant, 0) if "value" in comparison.b else _values(comparison.b, frames)
+        b, *counts_b = (constant, 0, 0) if "value" in comparison.b else _values(comparison.b, frames)
         seeds = sorted(a.keys() & b.keys())
         if len(seeds) < _ENOUGH:
             missing.append(f"{_against(comparison)} has {len(seeds)} of {_ENOUGH} seeds")
@@ -185,11 +187,11 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
         shown = comparison.shows(low, high)
         mean, count = float(differences.mean()), len(seeds)
         outcomes.append(Outcome(comparison.a, comparison.b, mean, low, high, count, shown, claim.unit))
-        stale += stale_a + stale_b
+        stale, untold = stale + counts_a[0] + counts_b[0], untold + counts_a[1] + counts_b[1]
     every, some, none = _WORDS[claim.source == _OURS]
     shown = [outcome.shown for outcome in outcomes]
     value = _UNTESTED if missing else every if all(shown) else some if any(shown) else none
-    return Judgement(claim, value, tuple(outcomes), tuple(missing), stale)
+    return Judgement(claim, value, tuple(outcomes), tuple(missing), stale, untold)
 
 
 def verdict_table(
@@ -204,7 +206,8 @@ def verdict_table(
     **Arguments:** `chapter`, as for `read_claims`. `preset`, the name of the scale whose rows decide. `rows`, frames of
     `sweep` by experiment; those not given are read from the recorded runs, in `results` or where `sweep` looks.
 
-    **Returns:** a frame with the columns claim, the paper (where it is), ours, seeds and verdict.
+    **Returns:** a frame with the columns claim, the paper (where it is), ours, seeds and verdict. A verdict that rests
+    on rows of changed code says so, and beside the seeds stands where rows do not tell which data they were computed on.
 
     **Raises:** as `read_claims` and `judge`.
 
@@ -218,12 +221,13 @@ def verdict_table(
     table = []
     for judgement in (judge(claim, frames) for claim in claims):
         seeds = sorted({outcome.seeds for outcome in judgement.comparisons})
+        untold = "; data not fingerprinted" if judgement.unfingerprinted else ""
         old = f"; {judgement.stale} rows from code that has changed since" if judgement.stale else ""
         table.append({
             "claim": judgement.claim.text,
             "the paper": judgement.claim.source,
             "ours": judgement.ours,
-            "seeds": "–" if judgement.missing else "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))),
+            "seeds": "–" if judgement.missing else "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) + untold,
             "verdict": judgement.value + old,
         })  # fmt: skip
     return pd.DataFrame(table)
@@ -314,11 +318,11 @@ def _words(side: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v:g}" if _is_number(v) else f"{k} {v}" for k, v in side.items() if k != "experiment")
 
 
-def _values(side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> tuple[dict[int, float], int]:
-    """A metric by seed, for the runs with the settings of a side, and how many of them are stale."""
+def _values(side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> tuple[dict[int, float], int, int]:
+    """A metric by seed, for the runs with the settings of a side; how many are stale, and how many tell no data."""
     frame = frames.get(side["experiment"])
     if frame is None or len(set(frame["seed"])) < _ENOUGH:
-        return {}, 0
+        return {}, 0, 0
     settings = _settings(side)
     name, _, index = side["metric"].rstrip("]").partition("[")
     if unknown := [key for key in (*settings, name) if key not in frame]:
@@ -329,14 +333,15 @@ def _values(side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> tupl
             found.setdefault(int(row["seed"]), []).append(row)
     if any(len(several) > 1 for several in found.values()):
         raise ValueError(f"{_words(side)} fits several runs of one seed; {_ambiguous(list(found.values()))}")
-    values, stale = {}, 0
+    values, stale, untold = {}, 0, 0
     for seed, (row,) in found.items():
         number: Any = row[name]
         for place in filter(None, index.split("][")):  # entries of a curve
             number = number[int(place)] if isinstance(number, list) and int(place) < len(number) else math.nan
         if _is_number(number):  # not where a run diverged, or has no such metric
             values[seed], stale = float(number), stale + bool(row.get("stale"))
-    return values, stale
+            untold += "data" in row and not isinstance(row["data"], str)
+    return values, stale, untold
 
 
 def _settings(side: Mapping[str, Any]) -> dict[str, Any]:

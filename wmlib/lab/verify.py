@@ -18,6 +18,7 @@ a line is appended to `equivalences.jsonl` when the whole sample of an experimen
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -218,6 +219,8 @@ def verify(
             f"{chapter} has no experiment {experiment!r}; it has {', '.join(c['experiment'] for c in seen['calls'])}"
         )
     folder = _folder(None, preset)
+    if not seen["stopped"]:
+        note_asked(folder, chapter, preset, seen["calls"])
     table, work = [], []
     for name in dict.fromkeys(c["experiment"] for c in calls):
         codes = [*dict.fromkeys(c["code"] for c in calls if c["experiment"] == name)]
@@ -262,11 +265,44 @@ def verify(
     for start in range(1, starts + 1):
         _compute(chapter, preset, differing, "from", start)
         differing = [sample for sample in differing if not _within(sample, start, folder)]
+    for name in dict.fromkeys(c["experiment"] for c in calls):
+        if idle := unasked(folder, name, preset):
+            how = "no sweep of a chapter asks for these rows; draw them, or withdraw them (wmlib.lab.records.withdraw)"
+            table.append({"experiment": name, "rows": len(idle), "from": "", "to": "", "how": how})
     if seen["stopped"]:
         table.append(
             {"experiment": "", "rows": 0, "from": "", "to": "", "how": f"the script stopped: {seen['stopped']}"}
         )
     return table
+
+
+def note_asked(folder: Path, chapter: str, preset: str, calls: Sequence[Mapping[str, Any]]) -> None:
+    """Write into `asked.json` which runs a chapter's sweeps ask for, by the first digits of their identities' SHA-256."""
+    folder.joinpath(".claims").mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".claims" / "asked.json.lock"):
+        path = folder / "asked.json"
+        asked = json.loads(path.read_text()) if path.exists() else {}
+        runs: dict[str, set[str]] = {}
+        for call in calls:
+            runs.setdefault(call["experiment"], set()).update(map(_short, call["runs"]))
+        asked.setdefault(preset, {})[chapter] = {name: sorted(found) for name, found in runs.items()}
+        text = json.dumps(asked, indent=0, sort_keys=True) + "\n"
+        if not path.exists() or path.read_text() != text:
+            (partial := path.with_name(f"{path.name}.{os.getpid()}")).write_text(text)
+            partial.replace(path)
+
+
+def unasked(folder: Path, experiment: str, preset: str) -> list[dict[str, Any]]:
+    """The standing rows of an experiment that no chapter's sweep asked for when it was last verified."""
+    path = folder / "asked.json"
+    asked = json.loads(path.read_text()).get(preset, {}) if path.exists() else {}
+    known = {run for chapter in asked.values() for run in chapter.get(experiment, ())}
+    rows = records.standing_rows(folder / f"{experiment}.jsonl")
+    return [r for r in rows if r["preset"] == preset and _short(records.identity(r["config"], r["seed"])) not in known]
+
+
+def _short(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
