@@ -150,7 +150,8 @@ for manifold, spans in [(wm.Line(), 1), (wm.Ellipse(), 1), (wm.BSpline(6), 3)]:
 # %% [markdown]
 # From here on only $G$ matters. Every shape is treated alike: the integral is done symbolically by sympy from the
 # definition of the basis functions, numerically from `wmlib`'s basis functions, and compared with what
-# `manifold.gram()` returns. The three share no code.
+# `manifold.gram()` returns. The symbolic integral shares no code with the other two, which for splines share the
+# polynomial pieces. What `manifold.inverse_gram()` returns is compared with sympy's exact inverse.
 
 # %%
 s = sp.symbols("s", real=True)
@@ -172,6 +173,14 @@ def check(name, manifold, derived, contexts, weights):
     assert max(by_quadrature, in_library) < 1e-12
 
 
+def check_inverse(name, manifold, derived):
+    """Compare inverse_gram() with sympy's inverse of a derived matrix."""
+    exact = np.array(sp.Matrix(derived).inv(), dtype=float)
+    gap = np.abs(np.asarray(manifold.inverse_gram()) - exact).max() / np.abs(exact).max()
+    print(f"{name}: |inverse_gram() - sympy's| = {gap:.0e} of its largest entry  (float64)")
+    assert gap < 1e-11
+
+
 # %% [markdown]
 # ## The line
 #
@@ -181,12 +190,20 @@ def check(name, manifold, derived, contexts, weights):
 line = symbolic_gram([1 - s, s])
 show_pair("line", line)
 check("line", wm.Line(), line, *nodes())
+check_inverse("line", wm.Line(), line)
+inverse_line = np.array(line.inv(), dtype=float)
+step = inverse_line @ [0, 1]  # the gradient is at the end s = 1 alone
+still = step[0] / (step[0] - step[1])  # where (1 - s) step_1 + s step_2 = 0
+print(
+    f"a pull on one end: the ends move {step[0]:+.0f} and {step[1]:+.0f}, the middle {step.mean():+.0f}; s = {still:.3f} stays"
+)
+assert np.isclose(still, 1 / 3)
 
 # %% [markdown]
 # It agrees. The off-diagonal entry of the inverse is negative: when the data pull on one end only, the best step also
-# pushes the *other* end the opposite way, so that the middle of the line stays where it was. The eigenvalues of $G$ are
-# $\tfrac12$, for a shift of the whole line, and $\tfrac16$, for a turn about its middle. A turn is cheap because the
-# middle does not move.
+# pushes the *other* end the opposite way, half as far. The point $s = \tfrac13$ stays where it was, and the middle moves a
+# quarter as far as the end. The eigenvalues of $G$ are $\tfrac12$, for a shift of the whole line, and $\tfrac16$, for a
+# turn about its middle. A turn is cheap because the networks near the middle hardly move.
 #
 # ## The ellipse
 #
@@ -198,6 +215,7 @@ turn = 2 * sp.pi * s
 ellipse = symbolic_gram([sp.Integer(1), sp.cos(turn), sp.sin(turn)])
 show_pair("ellipse", ellipse)
 check("ellipse", wm.Ellipse(), ellipse, *nodes())
+check_inverse("ellipse", wm.Ellipse(), ellipse)
 
 # %% [markdown]
 # It agrees too. Orthogonality of the harmonics makes the matrix diagonal, and the mean of $\cos^2$ makes the radii half
@@ -210,7 +228,8 @@ check("ellipse", wm.Ellipse(), ellipse, *nodes())
 # The rod is a line whose first end may not move, so the minimisation of Theorem 1 runs over $\Delta P_2$ alone. The
 # manifold moves by $s\, \Delta P_2$, and its squared movement is $\mathbb{E}[s^2] = \tfrac13$ times that of the
 # end: the inverse *over the movable block* is 3. It is not the entry 4 of the line's inverse, and that is the point. On a free
-# line, $P_1$ recoils to keep the middle still, and $P_2$ can afford to go further; a tether takes the recoil away.
+# line, $P_1$ recoils, which moves the rest of the line less, and $P_2$ can afford to go further; a tether takes the recoil
+# away.
 # Below, sympy solves the stationarity conditions of the constrained problem directly, with the tether as a second
 # constraint and a multiplier $\nu$ of its own,
 #
@@ -572,13 +591,13 @@ table(["gradients", *(f"{name}, $d = {d}$" for name, d in columns), "ours"], row
 #
 # **The paper** repeats the same numbers along each diagonal of Eq. 39 up to the corners. That would be right for a closed curve.
 # On $[0, 1]$ with uniform knots, the three outermost functions at each end reach beyond the interval, and the integral
-# stops where the interval does. The same sympy pieces give the corner: sum over the spans that lie inside.
+# stops where the interval does. The same sympy pieces give the whole matrix: sum over the spans that lie inside.
 
 
 # %%
 def entry(i, j):
-    """The part of the integral with x >= 0, for supports that begin at (i - 3) h and (j - 3) h."""
-    alive = range(max(i, j, 3) - 3, min(i, j) + 1)
+    """The part of the integral inside the interval, for supports that begin at (i - 3) h and (j - 3) h."""
+    alive = range(max(i, j, 3) - 3, min(i, j, n - 4) + 1)
     total = 0
     for span in alive:
         first, second = (pieces[span + 3 - k].subs(x, x + (3 - k) * h) for k in (i, j))
@@ -586,11 +605,12 @@ def entry(i, j):
     return sp.simplify(total / h)
 
 
-corner = sp.Matrix(5, 5, entry)
-display(Math(r"\frac{5040}{h}\, G_{1 \ldots 5,\, 1 \ldots 5} = " + sp.latex(5040 * corner)))
-difference = np.abs(np.array(corner, dtype=float) - G[:5, :5] / spacing).max()
-print(f"corner: |gram() - sympy| = {difference:.1e}  (float64)")
+whole = sp.Matrix(n, n, entry)
+display(Math(r"\frac{5040}{h}\, G_{1 \ldots 5,\, 1 \ldots 5} = " + sp.latex(5040 * whole[:5, :5])))
+difference = np.abs(np.array(whole, dtype=float) - G / spacing).max()
+print(f"|gram() - sympy| = {difference:.1e}  (float64)")
 assert difference < 1e-12
+check_inverse("spline", spline, whole * sp.Rational(1, spline.spans))
 
 # %% [markdown]
 # Only from the fourth row on is the full support inside, and the entries settle at those of {eq}`eq-metrics-spline`
@@ -621,8 +641,9 @@ plt.show()
 
 # %% [markdown]
 # What would the Toeplitz matrix do at the ends? It integrates over more than the interval, so it is larger than $G$ in the
-# sense of quadratic forms, and positive definite: steps with its inverse descend. They are not the steepest, and the
-# ends of the curve hardly learn.
+# sense of quadratic forms, and positive definite: steps with its inverse descend. They are not the steepest. The end of the
+# curve is $M(0) = (P_1 + 4 P_2 + P_3)/6$, and how far a step $-G^{-1} g$ moves it for a gradient from that end alone is the
+# kernel $a(0)^{\mathsf T} G^{-1} a(0)$.
 
 # %% mystnb={"markdown_format": "myst"}
 full = matrices["Eq. 37, integrated"] * spacing
@@ -632,9 +653,13 @@ assert relative[0] > 0
 assert (np.linalg.eigvalsh(full - G) > -1e-12).all()
 conditions = {name: np.linalg.cond(m) for name, m in [("interval", G), ("closed", periodic)]}
 first = np.linalg.inv(G)[0, 0] / np.linalg.inv(full)[0, 0]
+at_end = np.asarray(spline.basis(0.0))
+kernels = [at_end @ np.linalg.solve(m, at_end) for m in (G, full)]
 Markdown(
-    f"The step at the first point would be {first:.0f} times too small (the ratio of the inverses'"
-    f" first entries), and the slowest of all movements {1 / relative[0]:,.0f} times. The ends also govern"
+    f"With the Toeplitz matrix the end of the curve would move {kernels[0] / kernels[1]:.1f} times less"
+    f" ({kernels[1]:.1f} instead of {kernels[0]:.1f}). The first control point alone, which counts for a sixth there,"
+    f" would move {first:.0f} times less (the ratio of the inverses' first entries), and the slowest"
+    f" of all movements {1 / relative[0]:,.0f} times. The ends also govern"
     f" the conditioning: the matrix of the interval has condition number {conditions['interval']:,.0f},"
     f" that of the closed curve {conditions['closed']:.1f}."
 )
@@ -859,16 +884,21 @@ assert np.abs(four - by_hand).max() < 1e-12
 
 # %% [markdown]
 # The inverse is no longer a gentle rescaling. Its large entries belong to movements that the four angles hardly see:
-# the step takes the networks in that quadrant exactly where they want to go, at the least cost *to them*, and the rest of
-# the ellipse follows. The generalised eigenvalues of the uniform matrix against this one say how far.
+# the step takes the networks in that quadrant where they want to go, as nearly as three points can serve four networks, at
+# the least cost *to them*, and the rest of the ellipse follows. How nearly is a projection of rank 3; the next cell shows
+# its diagonal. The generalised eigenvalues of the uniform matrix against this one say how far the rest follows.
 
 # %% mystnb={"markdown_format": "myst"}
 uniform = np.asarray(wm.Ellipse().gram())
+basis = np.asarray(jax.vmap(wm.Ellipse().basis)(jnp.asarray(seen)))
+served = np.diag(basis @ np.linalg.solve(four, basis.T) / 4)
+assert np.isclose(served.sum(), 3)
 stretch = eigh(uniform, four, eigvals_only=True)[-1]
 assert np.isclose(stretch, np.linalg.eigvals(np.linalg.solve(four, uniform)).real.max())
 values = ", ".join(map(digits, np.linalg.eigvalsh(four)))
 Markdown(
-    f"The eigenvalues are {values} where the uniform density has ½, ½ and 1: a condition number of"
+    f"Of its own wish each of the four networks gets the shares {', '.join(f'{x:.2f}' for x in served)}, which add up"
+    f" to 3. The eigenvalues are {values} where the uniform density has ½, ½ and 1: a condition number of"
     f" {np.linalg.cond(four):.0f} instead of 2. A movement of one unit (root mean square) at the four"
     f" angles can be a movement of {np.sqrt(stretch):.1f} units on average over the whole ellipse."
 )
@@ -876,8 +906,9 @@ Markdown(
 # %% [markdown]
 # Neither choice is wrong. The uniform density charges for change at angles that nobody has seen; the empirical one lets those
 # networks go where they will. Which of the two generalises better to the other angles is a question for an experiment. With
-# too few distinct contexts the second does not even exist: fifty examples at two angles leave one movement of the ellipse
-# free of charge.
+# too few distinct contexts the second has no inverse: fifty examples at two angles leave one movement of the ellipse
+# free of charge. A pseudo-inverse, which leaves such movements alone, is an option
+# ({doc}`/notebooks/manifolds/steepest_descent` says when); the library refuses instead.
 
 # %%
 contexts_of_two = np.tile([0.1, 0.35], 25)
@@ -992,8 +1023,21 @@ table(["shape", "basis functions", "$n$", "$G$", "$G^{-1}$", r"$\kappa$"], rows)
 # The inverse metric multiplies the gradient's component along an eigenvector of $G$ by the reciprocal of its eigenvalue.
 # So $\kappa$ is the ratio between the most and the least magnified component: 1 on a sphere, where $G$ is the identity
 # and plain gradient descent on the basis points *is* steepest descent; 2 on an ellipse, where they differ by a factor of
-# two on the radii; over a thousand on a spline with ends, where they have little in common.
-#
+# two on the radii; over a thousand on a spline with ends. How far the two steps part there depends on the gradient, as the
+# next cell shows by the cosine of the angle between the two movements, measured by $G$.
+
+# %% mystnb={"markdown_format": "myst"}
+rng = np.random.default_rng(3)
+cosines = []
+for law, factor in laws.items():
+    g = rng.standard_normal((draws, n)) @ factor.T
+    plain, steepest = ((g * (g @ m)).sum(1) for m in (G, np.linalg.inv(G)))  # the squared lengths of the movements
+    cosine = (g * g).sum(1) / np.sqrt(plain * steepest)
+    cosines.append([law, f"{np.median(cosine):.2f}"])
+assert cosines[0][1] < "0.30" < "0.60" < cosines[1][1] < cosines[2][1]
+table(["gradients", "median cosine of plain and steepest step, `BSpline(12)`"], cosines)
+
+# %% [markdown]
 # For the loss {eq}`eq-metrics-quadratic` this becomes a number of steps. Its Hessian is $G$, so plain gradient descent
 # with the best constant rate shrinks the error by $(\kappa - 1)/(\kappa + 1)$ a step in the worst case, and the loss by the
 # square of that. Descent with the metric reaches the minimum in one step, whatever the shape. The next cell predicts the
@@ -1030,7 +1074,7 @@ for name, manifold, *_ in shapes:
 # Where $H$ is the same at every context, the Hessian in the basis points is $G \otimes H$ and the two condition numbers
 # multiply. What the inverse metric removes is the share that our choice of basis put there. On an ellipse that share is a
 # factor of two, so one should expect little from it; the ablation in {doc}`/notebooks/manifolds/rotated_images` is about
-# this. On a spline with ends it is the difference between learning the ends of the curve and not.
+# this. On a spline with ends it is a factor of over a thousand.
 #
 # A large entry of the inverse looks dangerous when gradients are noisy. It is less so than it looks. Noise that is white
 # along $s$ has a covariance proportional to $G$ in the basis points; after the step with $G^{-1}$ its expected squared
@@ -1062,7 +1106,7 @@ plt.show()
 # - Every derivation here is for shapes that are linear in their basis points. A curved one has no small matrix; its metric
 #   is applied without being formed in {doc}`/notebooks/manifolds/steepest_descent`.
 # - The diverging training run is of a quadratic loss functional with one weight, where the outcome is a theorem. How soon a
-#   network would show it was not tested: the published matrices are used in no chapter of this book.
+#   network would show it is tried in {doc}`/notebooks/manifolds/topology`, which trains with the published matrices.
 # - The choice between a uniform and an empirical density was described, not tried. On rotated images with few angles it
 #   is a one-argument change, `wm.precondition(manifold, density=angles)`, and a fair experiment would tune the rate for each.
 # - Knots are uniform. The paper remarks that keeping its points uniform along the curve would need a constraint; in the
