@@ -71,7 +71,7 @@ paper: dict[str, Any] = dict(
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64,
-        epochs=1, longer=2, batch=64, widths=[4, 4], units=8, rates=[0.02],
+        epochs=1, longer=2, batch=64, widths=[4], units=8, rates=[0.02],
         arms=1, views=[12], sphere={},
     ),
     cpu=dict(
@@ -367,8 +367,10 @@ def mix_points(matrix):
 # precision has, on the gradient of a real network.
 
 # %%
-small: Any = network("circle", "spline 8", jax.random.key(0), in_shape=(1, 14, 14), widths=(4, 4), units=8)
-gradient = eqx.filter_grad(lambda net: jnp.sum(net(jnp.ones((1, 14, 14)), jnp.float32(0.3)) ** 2))(small)
+sizes = dict(in_shape=(1, 14, 14), widths=(4,), units=8)
+small: Any = eqx.filter_jit(lambda key: network("circle", "spline 8", key, **sizes))(jax.random.key(0))
+output = lambda net: jnp.sum(net(jnp.ones((1, 14, 14)), jnp.float32(0.3)) ** 2)  # noqa: E731
+gradient = eqx.filter_jit(eqx.filter_grad(output))(small)
 spline = small.net.manifold
 ours, _ = mix_points(inverse_metric(spline, "gram")).update(gradient, optax.EmptyState())
 theirs, _ = wm.precondition(spline).update(gradient, optax.EmptyState())

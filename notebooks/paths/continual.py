@@ -74,7 +74,7 @@ scale = wm.preset(
     quick=dict(
         seeds=1, first="mnist5k", second="mnist5k", images=300, validation=100,
         test=100, watched=100, base_rate=0.03, base_epochs=1, batch=20,
-        steps=6, long=8, widths=[4, 4], units=8, memories=10, recall=5,
+        steps=6, long=8, widths=[4], units=8, memories=10, recall=5,
         sizes=[5], strengths=[0.1], lengths=[2, 4], repeats=1, exact=[2, 40],
     ),
     cpu=dict(

