@@ -152,7 +152,8 @@ def loss(net, x, y, s, top, strength, kind):
 # gradient, and the count of XLA says what the Gram matrix saves on a batch.
 
 # %%
-small = network("line", jax.random.key(0), 0.5, in_shape=(3, 16, 16), widths=(16, 32, 64), units=128)
+sizes = dict(in_shape=(3, 16, 16), widths=(16, 32, 64), units=128)
+small = eqx.filter_jit(lambda key: network("line", key, 0.5, **sizes))(jax.random.key(0))
 contexts, weight = jnp.linspace(0, 1, 64), jnp.linspace(0, 0.5, 64)
 
 

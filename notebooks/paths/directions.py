@@ -134,7 +134,7 @@ digits, labels = (jnp.asarray(a) for a in wm.load_dataset("mnist5k", "train", 12
 digits = digits[:, 0, ::4, ::4].reshape(-1, 49)
 tiny = eqx.nn.MLP(49, 10, 10, 1, activation=jnp.tanh, key=jax.random.key(0))
 task = wm.objectives.Task(operator.call, digits, labels, batch=100)
-gradient = eqx.filter_grad(task.value)(tiny, np.arange(100))
+gradient = eqx.filter_jit(eqx.filter_grad(task.value))(tiny, np.arange(100))
 metric = wm.FunctionMetric(operator.call, tiny, digits[:20])
 flat, unravel = ravel_pytree(gradient)
 g, slope = np.asarray(metric.as_matrix(), float), np.asarray(flat, float)
@@ -762,7 +762,7 @@ def christoffel_acceleration(outputs, w, v):
         J = jax.jacfwd(outputs)(w)
         return J.T @ J
 
-    g, dg = np.asarray(metric(w)), np.asarray(jax.jacfwd(metric)(w))  # dg[r, i, j] = ∂g_ri / ∂w_j
+    g, dg = (np.asarray(jax.jit(f)(w)) for f in (metric, jax.jacfwd(metric)))  # dg[r, i, j] = ∂g_ri / ∂w_j
     lowered = (dg + dg.transpose(0, 2, 1) - dg.transpose(2, 0, 1)) / 2
     return -np.linalg.pinv(g, rcond=1e-12) @ (lowered @ v @ v)
 
