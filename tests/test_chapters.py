@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
-LIMIT = 25  # seconds of processor time, with all that a chapter imports and compiles
+LIMIT = 25  # seconds of processor time, with all that a chapter imports and compiles, on a machine that has nothing else to do
 
 
 @pytest.mark.parametrize(

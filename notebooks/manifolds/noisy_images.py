@@ -60,7 +60,7 @@ paper = dict(
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64, told=32,
-        epochs=1, batch=64, widths=[4], units=10, tops=[1.0], rates=[0.03], strengths=[1e-3], starts=[(0.03, 0.5)],
+        epochs=1, batch=64, widths=[4], units=16, tops=[1.0], rates=[0.03], strengths=[1e-3], starts=[(0.03, 0.5)],
     ),
     cpu=dict(
         seeds=5, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, told=1_000,

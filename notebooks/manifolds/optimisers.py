@@ -75,7 +75,7 @@ paper = dict(
 )  # fmt: skip
 scale = wm.preset(
     quick=dict(
-        seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64, batch=64, widths=[4], units=10,
+        seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64, batch=64, widths=[4], units=8,
         rates={"SGD": [(0.03, None)], "Adam": [(0.003, None)]},  # two optimisers, or compiling takes too long
         epochs=1, plain_epochs=1,
         resnet=dict(width=2, blocks=[1], epochs=1, searched=1, test=64, rates=[0.03]),
