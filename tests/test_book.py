@@ -1,13 +1,18 @@
 """The book's table of contents, the form of its chapters, and its Sphinx extension."""
 
 import ast
+import logging
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import pytest
 import yaml
+from myst_nb.core.config import NbParserConfig
+from myst_nb.core.execute import create_client
+from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
@@ -20,6 +25,15 @@ def wmbook():
     import wmbook
 
     yield wmbook
+    sys.path.remove(str(ROOT / "book/_ext"))
+
+
+@pytest.fixture(scope="module")
+def wmexecute():
+    sys.path.insert(0, str(ROOT / "book/_ext"))
+    import wmexecute
+
+    yield wmexecute
     sys.path.remove(str(ROOT / "book/_ext"))
 
 
@@ -145,6 +159,70 @@ def test_the_digest_covers_all_that_the_outputs_depend_on(wmbook, tmp_path):
     assert len(seen) == 1 + len(files)
     (tmp_path / "README.md").write_text("prose\n")
     assert wmbook.digest(tmp_path) in seen
+
+
+class TestExecution:
+    """The chapters are executed together, before the pages are read."""
+
+    CONFIG = NbParserConfig(
+        custom_formats={".py": ("jupytext.reads", {"fmt": "py:percent"}, False)}, execution_mode="cache"
+    )
+
+    def chapters(self, wmexecute, folder, **texts):
+        for name, text in texts.items():
+            (folder / f"{name}.py").write_text(text)
+        return {str(folder / f"{name}.py"): wmexecute.read(folder / f"{name}.py", self.CONFIG) for name in texts}
+
+    def test_puts_what_myst_nb_looks_up_into_the_cache_once(self, wmexecute, tmp_path):
+        text = "# %% [markdown]\n# # Title\n\n# %%\nimport os\nprint(os.getcwd(), {})\n\n# %%\n1 + 1\n"
+        texts = {name: text.format(i) for i, name in enumerate("abc")}
+        chapters = self.chapters(wmexecute, tmp_path, **texts)
+        executed = wmexecute.execute_all(chapters, str(tmp_path / "cache"), workers=2)
+        assert sorted(one.path for one in executed) == sorted(chapters)
+        assert all(not one.failure and one.processor > 0 and one.seconds > 0 for one in executed)
+        for path, name in zip(chapters, "abc", strict=True):
+            # As myst-nb does: it must find the cells, and not execute them.
+            notebook = wmexecute.read(Path(path), self.CONFIG)
+            config = self.CONFIG.copy(execution_cache_path=str(tmp_path / "cache"), execution_timeout=0)
+            with create_client(notebook, path, config, logging.getLogger()) as client:
+                assert client.exec_metadata["runtime"] > 0
+                assert client.notebook.cells[1].outputs[0].text == f"{tmp_path} {'abc'.index(name)}\n"
+                assert client.notebook.cells[2].outputs[0].data["text/plain"] == "2"
+        before = sorted(path.name for path in (tmp_path / "cache/executed").iterdir())
+        assert len(before) == 3
+        chapters = self.chapters(wmexecute, tmp_path, a=texts["a"].replace("Title", "Another"), b=texts["b"] + "2\n")
+        again = wmexecute.execute_all(chapters, str(tmp_path / "cache"), workers=1)
+        assert [Path(one.path).name for one in again] == ["b.py"]  # prose executes nothing
+
+    def test_names_chapter_and_cell_of_a_failure_and_keeps_the_rest(self, wmexecute, tmp_path):
+        chapters = self.chapters(wmexecute, tmp_path, bad="# %%\n1\n\n# %%\n1 / 0\n\n# %%\n2\n", good="# %%\n3\n")
+        failed, kept = sorted(
+            wmexecute.execute_all(chapters, str(tmp_path / "cache")), key=lambda one: Path(one.path).name
+        )
+        assert failed.path.endswith("bad.py")
+        assert not kept.failure
+        assert failed.failure.startswith("code cell 2 of 3:")
+        assert "ZeroDivisionError" in failed.failure
+        assert "1 / 0" in failed.failure
+        assert len(list((tmp_path / "cache/executed").iterdir())) == 1
+        # The page's build says so.
+        app = SimpleNamespace(srcdir=tmp_path)
+        config = self.CONFIG.copy(execution_cache_path=str(tmp_path / "cache"))
+        env = SimpleNamespace(
+            mystnb_config=config, myst_config=None, doc2path=lambda name: str(tmp_path / f"{name}.py")
+        )
+        wmexecute.before_reading(app, env, ["good"])
+        with pytest.raises(ExtensionError, match=r"(?s)bad\.py, code cell 2 of 3:.*ZeroDivisionError"):
+            wmexecute.before_reading(app, env, ["bad", "good"])
+
+    def test_limits_processor_time_and_not_the_clock(self, wmexecute, tmp_path):
+        waits = "# %%\nimport time\ntime.sleep(8)\n"
+        works = "# %%\n1\n\n# %%\nwhile True:\n    pass\n"
+        chapters = self.chapters(wmexecute, tmp_path, waits=waits, works=works)
+        found = {Path(one.path).stem: one for one in wmexecute.execute_all(chapters, str(tmp_path / "cache"), limit=5)}
+        assert not found["waits"].failure
+        assert found["waits"].seconds >= 8 > found["waits"].processor
+        assert re.match(r"code cell 2 of 2: the kernel died, after 5 seconds of processor", found["works"].failure)
 
 
 def test_chapters_with_claims_come_in_the_order_of_the_contents(wmbook, tmp_path):

@@ -59,7 +59,7 @@ paper = dict(
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=128, grid=12,
-        epochs=1, batch=64, widths=[4, 4], units=16, rates=[0.03], encoder_rates=[0.1], starts=[(0.03, 1.0)],
+        epochs=1, batch=64, widths=[4], units=16, rates=[0.03], encoder_rates=[0.1], starts=[(0.03, 1.0)],
     ),
     cpu=dict(
         seeds=5, dataset="cifar10", pool=2, images=10_000, validation=5_000, test=10_000, grid=72,
@@ -236,7 +236,7 @@ def explore(config, key):
 # %% tags=["hide-input"]
 one_seed = dataclasses.replace(scale, seeds=1)
 digits_scale = dict(
-    quick=dict(images=128, epochs=1, widths=[4, 4], units=8),
+    quick=dict(images=128, epochs=1, widths=[4], units=8),
     cpu=dict(images=4_000, epochs=12, widths=[16, 32, 64], units=128),
 )
 explorer_config = dict(

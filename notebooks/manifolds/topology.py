@@ -71,7 +71,7 @@ paper: dict[str, Any] = dict(
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64,
-        epochs=1, longer=2, batch=64, widths=[4, 4], units=8, rates=[0.02],
+        epochs=1, longer=2, batch=64, widths=[4], units=10, rates=[0.02],
         arms=1, views=[12], sphere={},
     ),
     cpu=dict(
@@ -117,14 +117,15 @@ def hue(image, t):
 
 # %%
 colours = jax.random.normal(jax.random.key(0), (3, 5, 5))
-third = np.asarray(hue(colours, 1 / 3))
+turned_by = jax.jit(hue)
+third = np.asarray(turned_by(colours, 1 / 3))
 print(f"a third of a turn: {np.abs(third - np.roll(colours, 1, axis=0)).max():.1e}")
 assert np.abs(third - np.roll(colours, 1, axis=0)).max() < 1e-5
 for t in (0.1, 0.37, 0.8):
-    grey, turned = jnp.ones((3, 5, 5)), hue(colours, t)
-    assert jnp.abs(hue(grey, t) - grey).max() < 1e-5
-    assert jnp.abs(jnp.sum(turned**2, axis=0) - jnp.sum(colours**2, axis=0)).max() < 1e-4
-    assert jnp.abs(hue(turned, 0.25) - hue(colours, t + 0.25)).max() < 1e-5
+    grey, turned = np.ones((3, 5, 5), np.float32), np.asarray(turned_by(colours, t))
+    assert np.abs(turned_by(grey, t) - grey).max() < 1e-5
+    assert np.abs(np.sum(turned**2, axis=0) - np.sum(np.square(colours), axis=0)).max() < 1e-4
+    assert np.abs(np.asarray(turned_by(turned, 0.25)) - turned_by(colours, t + 0.25)).max() < 1e-5
 
 # %% [markdown]
 # A task is now a function of an image, a context and a key (for the noise). Noise goes up to the level 0.5, where an image is
@@ -157,13 +158,14 @@ def turn_and_hue(x, s, key):
 
 # %% mystnb={"figure": {"caption": "The two grids of pairs. Left: the angle (across) and the level of the noise (down), a cylinder. Right: the angle and the hue, a torus. (A tinted digit, since it comes with the installed packages; the experiment uses photographs.)", "name": "fig-topology-contexts"}, "image": {"alt": "Two blocks of pictures of one handwritten digit. In both it turns from left to right. In the left block noise grows from top to bottom; in the right block its colour goes around the colour circle."}} tags=["hide-input"]
 digit = jnp.asarray(wm.load_dataset("mnist5k", "test", 8).inputs[2])
+with_noise, with_hue = jax.jit(turn_and_noise), jax.jit(turn_and_hue)
 tinted = digit * jnp.array([1.0, 0.55, 0.1])[:, None, None]
 fig, axes = plt.subplots(4, 9, figsize=(7.2, 3.2), gridspec_kw={"width_ratios": [1] * 4 + [0.3] + [1] * 4})
 for row, column in np.ndindex(4, 4):
-    noisy = turn_and_noise(digit, jnp.array([column / 8, row / 3]), jax.random.key(row))
+    noisy = with_noise(digit, np.float32([column / 8, row / 3]), jax.random.key(row))
     axes[row, column].imshow(noisy[0], cmap="gray", vmin=0, vmax=1)
-    shifted = jnp.clip(turn_and_hue(tinted, jnp.array([column / 8, row / 4]), None), 0, 1)
-    axes[row, column + 5].imshow(jnp.moveaxis(shifted, 0, -1))
+    shifted = np.clip(with_hue(tinted, np.float32([column / 8, row / 4]), None), 0, 1)
+    axes[row, column + 5].imshow(np.moveaxis(shifted, 0, -1))
 for ax in axes.flat:
     ax.set_axis_off()
 plt.show()
@@ -325,7 +327,8 @@ def reach(manifold, metric):
 # %%
 shapes = {manifold for of_task in SHAPES.values() for manifold, _ in of_task.values()}
 for manifold in sorted(shapes, key=lambda m: (m.size, str(m))):
-    a = np.asarray(jax.vmap(manifold.basis)(manifold.sample(jax.random.key(0), (4096,))))
+    basis_at_random = jax.jit(lambda key, m=manifold: jax.vmap(m.basis)(m.sample(key, (4096,))))
+    a = np.asarray(basis_at_random(jax.random.key(0)))
     drawn = np.einsum("si,ij,sj->s", a, inverse_metric(manifold, "gram"), a).mean()
     print(f"n = {manifold.size:2}: {drawn:6.3f}  {manifold}")
     assert abs(drawn - manifold.size) < 0.03 * manifold.size
@@ -367,8 +370,10 @@ def mix_points(matrix):
 # precision has, on the gradient of a real network.
 
 # %%
-small: Any = network("circle", "spline 8", jax.random.key(0), in_shape=(1, 14, 14), widths=(4, 4), units=8)
-gradient = eqx.filter_grad(lambda net: jnp.sum(net(jnp.ones((1, 14, 14)), jnp.float32(0.3)) ** 2))(small)
+sizes = dict(in_shape=(1, 14, 14), widths=(4,), units=10)
+small: Any = eqx.filter_jit(lambda key: network("circle", "spline 8", key, **sizes))(jax.random.key(0))
+output = lambda net: jnp.sum(net(jnp.ones((1, 14, 14)), jnp.float32(0.3)) ** 2)  # noqa: E731
+gradient = eqx.filter_jit(eqx.filter_grad(output))(small)
 spline = small.net.manifold
 ours, _ = mix_points(inverse_metric(spline, "gram")).update(gradient, optax.EmptyState())
 theirs, _ = wm.precondition(spline).update(gradient, optax.EmptyState())
@@ -592,7 +597,7 @@ for seed, (task, size) in itertools.product(range(20), LEVELS.items()):
     assert len(set(seen.sum(axis=0))) == len(set(seen.sum(axis=1))) == 1
     if seed < 3:
         product, _ = SHAPES[task][task]
-        a = jax.vmap(product.basis)(jnp.asarray(pairs_of(task)[seen.reshape(-1)]))
+        a = jax.jit(jax.vmap(product.basis))(jnp.asarray(pairs_of(task)[seen.reshape(-1)]))
         assert np.linalg.matrix_rank(np.asarray(a), tol=1e-3) == product.size
         print(f"{task}, seed {seed}: {seen.sum()} of {seen.size} pairs, rank {product.size}")
 
@@ -654,7 +659,8 @@ PAIRED = {
     "cylinder": ["cylinder", "torus", "angle alone", "none", "concat", "other alone"],
     "torus": ["torus", "cylinder", "angle alone", "none", "concat", "other alone"],
 }
-pair_arms = [arm for task, methods in PAIRED.items() for arm in arms(task, methods)]
+tasks = [*PAIRED][: scale.arms]
+pair_arms = [arm for task in tasks for arm in arms(task, PAIRED[task])]
 pair_search, pair_setting = tuned("topology_pairs", pairs, pair_arms, "seen")
 pair_rows = wm.sweep("topology_pairs", pairs, [pair_setting(a) for a in pair_arms], scale)
 
@@ -664,8 +670,8 @@ pair_rows = wm.sweep("topology_pairs", pairs, [pair_setting(a) for a in pair_arm
 
 # %% mystnb={"figure": {"caption": "Test accuracy on pairs of contexts never seen together (filled) and on the pairs seen in training (open). Blue: the right product; vermilion: the wrong one; purple: one context alone. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-pairs"}, "image": {"alt": "Two panels, angle and noise on the left, angle and hue on the right, with a row for each method and two dots with intervals in each row: accuracy on unseen and on seen pairs."}} tags=["hide-input"]
 PAIR_COLOURS = {"angle alone": PART, "other alone": PART, "none": NONE, "concat": CONCAT}
-fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.3))
-for ax, task in zip(axes, PAIRED, strict=True):
+fig, axes = plt.subplots(1, len(tasks), figsize=(7.4, 3.3), squeeze=False)
+for ax, task in zip(axes[0], tasks, strict=True):
     colours = PAIR_COLOURS | {other: RIGHT if other == task else WRONG for other in PAIRED}
     names = NAMES | {"other alone": {"cylinder": "noise alone (line)", "torus": "hue alone (ellipse)"}[task]}
     shown = [{"task": task, "method": m} for m in PAIRED[task][: scale.arms]]
@@ -683,9 +689,9 @@ def against(rows, metrics, right, others, **at):
     return pd.DataFrame(table, index=pd.Index(metrics, name=f"{right} minus")).T
 
 
-for task, methods in PAIRED.items():
+for task in tasks:
     other = {"cylinder": "noise", "torus": "hue"}[task]
-    table = against(pair_rows, ["unseen", "seen", "between"], task, methods[1 : scale.arms], task=task)
+    table = against(pair_rows, ["unseen", "seen", "between"], task, PAIRED[task][1 : scale.arms], task=task)
     display(Markdown(f"Angle and {other}, the right product ({task}) minus each other method, in points:"))
     display(Markdown(table.to_markdown() if len(table) else "(one method at this scale)"))
 
@@ -725,7 +731,7 @@ plt.show()
 
 # %%
 LONGER = {"cylinder": ["cylinder", "none", "concat", "angle alone"], "torus": ["torus", "none", "concat"]}
-longer_arms = [arm for task, methods in LONGER.items() for arm in arms(task, methods)]
+longer_arms = [arm for task in tasks for arm in arms(task, LONGER[task])]
 longer = [{**pair_setting(a), "epochs": scale.longer} for a in longer_arms]
 longer_rows = wm.sweep("topology_pairs_longer", pairs, longer, three_seeds)
 
@@ -1051,7 +1057,7 @@ def curve(config, key):
 # %%
 CURVES = ["fourier 1", "line", "spline 8", "none", "fourier 3", "spline 4", "spline 12", "fourier 2"]
 CURVES += ["spline 6"]
-METRICS = ["Table 1", "no metric", "Eq. 39"][: scale.arms]
+METRICS = ["Table 1", "no metric", "Eq. 39"] if scale.name != "quick" else []
 curve_arms = arms("circle", CURVES, angles=12)
 curve_arms += [arm for m in METRICS for arm in arms("circle", ["spline 8"], m, angles=12)]
 curve_search, curve_setting = tuned("topology_curves", curve, curve_arms, "seen")
@@ -1153,7 +1159,7 @@ display(Markdown(table.to_markdown(index=False)))
 # %%
 def share(manifold, metric):
     """The part of a step that all contexts have in common."""
-    a = np.asarray(jax.vmap(manifold.basis)((jnp.arange(4096) + 0.5) / 4096), np.float64).mean(axis=0)
+    a = np.asarray(jax.jit(jax.vmap(manifold.basis))((jnp.arange(4096) + 0.5) / 4096), np.float64).mean(axis=0)
     return float(a @ inverse_metric(manifold, metric) @ a / reach(manifold, metric))
 
 
@@ -1209,7 +1215,7 @@ def segment(config, key):
 
 
 # %%
-SEGMENTS = ["line", "ellipse", "arc", "spline 4", "none"]
+SEGMENTS = ["ellipse", "line", "arc", "spline 4", "none"]
 segment_arms = arms("segment", SEGMENTS)
 segment_search, segment_setting = tuned("topology_segment", segment, segment_arms, "all")
 segment_rows = wm.sweep("topology_segment", segment, [segment_setting(a) for a in segment_arms], scale)

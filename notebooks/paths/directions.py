@@ -66,7 +66,7 @@ scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", images=300, validation=100, test=100, epochs=1, units=[16, 8], memory=6,
         steps=10, dimension=6, power=[1, 6], lambdas=[0.1], betas=[0.01, 1.0],
-        bases=[2], reference=6, solve_steps=10, sizes=[3], repeats=1, inertia=[1.0],
+        bases=[6], reference=6, solve_steps=10, sizes=[3], repeats=1, inertia=[1.0],
     ),
     cpu=dict(
         seeds=5, dataset="mnist", images=10_000, validation=2_000, test=2_000, epochs=3, units=[300, 100], memory=50,
@@ -134,7 +134,7 @@ digits, labels = (jnp.asarray(a) for a in wm.load_dataset("mnist5k", "train", 12
 digits = digits[:, 0, ::4, ::4].reshape(-1, 49)
 tiny = eqx.nn.MLP(49, 10, 10, 1, activation=jnp.tanh, key=jax.random.key(0))
 task = wm.objectives.Task(operator.call, digits, labels, batch=100)
-gradient = eqx.filter_grad(task.value)(tiny, np.arange(100))
+gradient = eqx.filter_jit(eqx.filter_grad(task.value))(tiny, np.arange(100))
 metric = wm.FunctionMetric(operator.call, tiny, digits[:20])
 flat, unravel = ravel_pytree(gradient)
 g, slope = np.asarray(metric.as_matrix(), float), np.asarray(flat, float)
@@ -762,7 +762,7 @@ def christoffel_acceleration(outputs, w, v):
         J = jax.jacfwd(outputs)(w)
         return J.T @ J
 
-    g, dg = np.asarray(metric(w)), np.asarray(jax.jacfwd(metric)(w))  # dg[r, i, j] = ∂g_ri / ∂w_j
+    g, dg = (np.asarray(jax.jit(f)(w)) for f in (metric, jax.jacfwd(metric)))  # dg[r, i, j] = ∂g_ri / ∂w_j
     lowered = (dg + dg.transpose(0, 2, 1) - dg.transpose(2, 0, 1)) / 2
     return -np.linalg.pinv(g, rcond=1e-12) @ (lowered @ v @ v)
 
@@ -803,7 +803,7 @@ assert error < 1e-8
 
 # %%
 with jax.enable_x64(True):
-    few = x[:5]
+    few = jnp.tile(x[:5], (8, 1))  # the mean over inputs is that of the five; one program serves both geodesics
     flat_start = wm.direction(wm.FunctionMetric(operator.call, net, few), key=jax.random.key(1)).value
     tight = dict(time=1.0, rtol=1e-5, atol=1e-7, solve_rtol=1e-9, max_steps=200)
     geodesics = [
