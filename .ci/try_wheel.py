@@ -44,11 +44,11 @@ def core() -> None:
     assert not [name for name in EXTRA if is_installed(name)]
     assert not [name for name in ("torch", "scikit-learn", "pytest", "jupyter-book") if is_installed(name)]
 
-    needs_extra = {"lab.data", "lab.figures", "lab.runs", "lab.verdicts", "data", "figures", "runs", "verdicts"}
+    lab = {"data", "figures", "records", "runs", "verdicts", "verify"}
     for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
-        if module.name.removeprefix("wmlib.") in needs_extra:
+        if module.name.split(".")[-1] in lab:
             answers_with_the_cure(lambda name=module.name: importlib.import_module(name))
-        elif module.name != "wmlib.lab._extra":
+        elif not module.name.startswith("wmlib.lab._"):
             importlib.import_module(module.name)
     for name in ("sweep", "load_dataset", "load_splits", "Dataset", "Splits"):
         answers_with_the_cure(lambda name=name: getattr(wm, name))
@@ -81,7 +81,8 @@ def train(config, key):
 def lab() -> None:
     assert [name for name in EXTRA if not is_installed(name)] == []
     for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
-        importlib.import_module(module.name)
+        if not module.name.endswith("._replay"):  # a program
+            importlib.import_module(module.name)
     with tempfile.TemporaryDirectory() as results:
         rows = wm.sweep("tried", train, {"spread": [0.1, 0.5]}, wm.Preset("quick", 2), results=results)
         assert len(rows) == 4

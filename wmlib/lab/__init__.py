@@ -1,6 +1,6 @@
 """What an experiment needs and no importer does: data, presets, recorded runs, figures, verdicts.
 
-Its modules are loaded on first use. `data`, `figures`, `runs` and `verdicts` need the extra: `pip install "wmlib[lab]"`.
+Its modules are loaded on first use. All but `presets`, `fingerprints` and `transforms` need the extra: `pip install "wmlib[lab]"`.
 """
 
 from typing import TYPE_CHECKING
@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from . import figures as figures
     from . import fingerprints as fingerprints
     from . import presets as presets
+    from . import records as records
     from . import runs as runs
     from . import transforms as transforms
     from . import verdicts as verdicts
+    from . import verify as verify
 
 __getattr__, __dir__ = on_first_use(
-    __name__, dict.fromkeys(("data", "figures", "fingerprints", "presets", "runs", "transforms", "verdicts"))
+    __name__,
+    dict.fromkeys(
+        ("data", "figures", "fingerprints", "presets", "records", "runs", "transforms", "verdicts", "verify")
+    ),
 )

@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+if __package__:  # not where it is loaded by its path, for another version of the library
+    from . import _extra as _extra
+
 import filelock
 import jax
 import numpy as np

@@ -15,6 +15,8 @@ Metrics and curves that measure time (see `sweep`) are left out. The results of 
 a line is appended to `equivalences.jsonl` when the whole sample of an experiment is done. Start it twice to share the work.
 """
 
+from . import _extra as _extra  # isort: split
+
 import argparse
 import contextlib
 import dataclasses
