@@ -84,7 +84,7 @@ class CNN(eqx.Module):
 
     def classify(self, features: Float[Array, " features"]) -> Float[Array, " classes"]:
         """Logits from features (and the extra inputs, if any)."""
-        check_features(features.size, self.hidden.in_features)
+        check_features(features.size, int(self.hidden.in_features))
         return self.output(jax.nn.relu(self.hidden(features)))
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, " classes"]:

@@ -82,5 +82,5 @@ class LayerNormCNN(eqx.Module):
             check_image(x, self.convolutions[0].in_channels)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = jax.nn.relu(norm(convolution(x)))
-        check_features(x.size, self.hidden.in_features)
+        check_features(x.size, int(self.hidden.in_features))
         return self.output(jax.nn.relu(self.hidden(x.reshape(-1))))

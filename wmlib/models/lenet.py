@@ -46,7 +46,7 @@ class LeNet300(eqx.Module):
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, " classes"]:
         """Logits of one image."""
-        check_features(x.size, self.layers[0].in_features)
+        check_features(x.size, int(self.layers[0].in_features))
         h = x.reshape(-1)
         for layer in self.layers[:-1]:
             h = jax.nn.relu(layer(h))

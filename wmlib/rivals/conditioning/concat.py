@@ -32,5 +32,5 @@ class Concat(eqx.Module):
     def __call__(self, x: Float[Array, "channels height width"], s: ArrayLike) -> Float[Array, " classes"]:
         """Logits of one image in one context."""
         features = self.cnn.features(x)
-        code = encoded(self.encode, s, self.cnn.hidden.in_features - features.size)
+        code = encoded(self.encode, s, int(self.cnn.hidden.in_features) - features.size)
         return self.cnn.classify(jnp.concatenate([features, code]))
