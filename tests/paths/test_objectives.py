@@ -1,6 +1,7 @@
 """Second objectives: minibatches of a task, and the distance to sparse weights."""
 
 import operator
+import pickle
 
 import equinox as eqx
 import jax
@@ -123,3 +124,50 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="another prunable"):
         project({"b": jnp.ones(3)}, 0.5)
     assert isinstance(wm.objectives.Task(operator.call, x, y, 4), wm.objectives.AbstractObjective)
+
+
+@given(
+    classes=st.integers(2, 6), low=st.integers(-4, 8), dtype=st.sampled_from([np.int8, np.uint8, np.int32]),
+    count=st.integers(1, 5),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_a_label_that_is_no_class_is_never_another_class(classes, low, dtype, count):
+    labels = np.arange(low, low + count)
+    bad = labels.min() < 0 or labels.max() >= classes
+    if labels.min() < 0 and dtype == np.uint8:
+        return
+    labels, net = jnp.asarray(labels, dtype), eqx.nn.Linear(3, classes, key=jax.random.key(0))
+    x = jnp.ones((count, 3))
+    traced = jax.jit(jax.vmap(wm.objectives.cross_entropy))(jax.vmap(net)(x), labels)
+    expected = [-jax.nn.log_softmax(net(x[0]))[int(y)] if 0 <= y < classes else jnp.nan for y in labels]
+    np.testing.assert_allclose(traced, expected, rtol=1e-5)
+    if bad:
+        with pytest.raises(ValueError, match="number the classes from 0"):
+            eqx.filter_jit(Task(operator.call, x, labels, count).value)(net, np.arange(count))
+    else:
+        task = Task(operator.call, x, labels, count)
+        np.testing.assert_allclose(task.value(net, np.arange(count)), np.mean(expected), rtol=1e-5)
+
+
+@given(size=st.integers(1, 9), batch=st.integers(-2, 12))
+@settings(max_examples=40, deadline=None)
+def test_minibatches_are_of_the_size_asked_for_or_refused(size, batch):
+    if 1 <= batch <= size:
+        drawn = wm.objectives.shuffled(jax.random.key(0), size, batch)
+        assert all(len(set(next(drawn))) == batch for _ in range(3))
+    else:
+        with pytest.raises(ValueError, match="batch must be between 1"):
+            wm.objectives.shuffled(jax.random.key(0), size, batch)
+
+
+def test_objectives_travel_to_other_processes():
+    task = Task(operator.call, jnp.ones((4, 3)), jnp.arange(4) % 2, 2)
+    for objective in (task, Sparsity(0.5)):
+        back = pickle.loads(pickle.dumps(objective))
+        assert eqx.tree_equal(back, objective)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_the_distance_of_large_weights_is_finite_in_every_type(dtype):
+    weights = {"w": jnp.full((50, 50), 300, dtype)}
+    assert float(Sparsity(0.5, squared=False).value(weights)) == pytest.approx(300 * 50, rel=1e-2)

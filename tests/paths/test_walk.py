@@ -45,7 +45,8 @@ def walk(objective="a task", method=None, steps=8, key=7, weights=None, **rest):
     method = wm.PenalisedDescent(optax.sgd(0.1)) if method is None else method
     rest = {"memory": inputs(), "distance": wm.distances.kl, "record": 2} | rest
     weights = network() if weights is None else weights
-    return wm.walk(operator.call, weights, objective, method=method, steps=steps, key=jax.random.key(key), **rest)
+    f = rest.pop("f", operator.call)
+    return wm.walk(f, weights, objective, method=method, steps=steps, key=jax.random.key(key), **rest)
 
 
 def test_a_walk_is_the_descent_of_the_penalised_loss():
@@ -214,6 +215,87 @@ def test_wrong_arguments_are_refused_before_anything_is_computed():
     ):
         with pytest.raises(ValueError, match=match):
             wm.PenalisedDescent(optax.sgd(0.1), **wrong)
+
+
+class Shapeless(wm.objectives.AbstractObjective):
+    """Draws of another shape at each third step."""
+
+    task: wm.objectives.Task
+
+    def draws(self, key):
+        for i, draw in enumerate(self.task.draws(key)):
+            yield draw[: 5 if i % 3 else 10]
+
+    def value(self, weights, draw):
+        return self.task.value(weights, draw)
+
+
+@pytest.mark.parametrize("optimiser", [optax.sgd(0.1, momentum=0.9), optax.adam(0.01)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("memory_batch", [None, 5])
+@pytest.mark.parametrize("record", [3, [7], 1])
+def test_one_compiled_loop_takes_the_steps_that_are_taken_one_by_one(optimiser, memory_batch, record):
+    for objective in (a_task(), wm.objectives.Sparsity(0.5, squared=False), Shapeless(a_task())):
+        how = {"steps": 11, "record": record, "drift_limit": 10.0}
+        one, two = (
+            walk(objective, wm.PenalisedDescent(optimiser, 3.0, memory_batch, compiled), **how)
+            for compiled in (True, False)
+        )
+        for name in ("steps", "lengths", "drift", "objective", "kept"):
+            assert getattr(one, name).tobytes() == getattr(two, name).tobytes(), name
+        assert [flat(w).tobytes() for w in one.weights] == [flat(w).tobytes() for w in two.weights]
+
+
+def test_a_step_that_convolves_on_a_cpu_is_not_put_into_a_loop():
+    method = wm.PenalisedDescent(optax.sgd(0.1))
+    images = jax.random.normal(jax.random.key(0), (6, 1, 8, 8))
+    rooms = []
+    for net, x in (
+        (wm.models.LayerNormCNN((1, 8, 8), 4, (2,), 4, key=jax.random.key(1)), images),
+        (wm.models.LeNet300((1, 8, 8), 4, (4,), key=jax.random.key(1)), images),
+    ):
+        task = wm.objectives.Task(operator.call, x, jnp.arange(6) % 4, 3)
+        outputs = jax.vmap(net)(x)
+        problem = wm.paths.Problem(operator.call, wm.distances.kl, None, task, x, outputs, np.inf, 500)
+        state = method.start(problem, net, jax.random.key(2))
+        rooms.append(method.room(problem, net, state, np.arange(3), 100))
+    assert rooms == [1 if jax.default_backend() == "cpu" else 128, 128]
+
+
+def test_one_array_at_two_places_is_refused():
+    shared = jnp.ones(3)
+    with pytest.raises(ValueError, match=r"eqx\.nn\.Shared"):
+        walk(f=lambda w, x: w["a"] * x + w["b"] * x**2, weights={"a": shared, "b": shared})
+
+
+def test_layers_tied_by_shared_stay_tied():
+    layer = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+    tied = eqx.nn.Shared(
+        (layer, eqx.nn.Linear(3, 3, key=jax.random.key(1))), lambda x: x[1].weight, lambda x: x[0].weight
+    )
+
+    def f(w, x):
+        one, two = w()
+        return two(jnp.tanh(one(x)))
+
+    task = wm.objectives.Task(f, inputs(9, 5), jnp.arange(9) % 3, 9)
+    end = walk(task, weights=tied, f=f).weights[-1]()
+    assert jnp.array_equal(end[0].weight, end[1].weight)
+    assert not jnp.array_equal(end[0].weight, layer.weight)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_weights_of_half_precision_walk_and_the_length_is_finite(dtype):
+    weights = {"w": jnp.full((40, 40), 300, dtype)}
+    path = walk(
+        wm.objectives.Sparsity(0.5, squared=False), weights=weights, f=lambda w, x: w["w"][0, :3] * 1e-3, steps=3
+    )
+    assert np.isfinite(path.objective).all()
+    assert path.objective[0] == pytest.approx(300 * 40, rel=1e-2)
+
+
+def test_complex_weights_are_refused_with_the_cure():
+    with pytest.raises(TypeError, match="two real arrays"):
+        walk(f=lambda w, x: jnp.abs(w["w"]) * x, weights={"w": jnp.ones(3, jnp.complex64)})
 
 
 def dense(matrix):

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 import wmlib as wm
 from wmlib import rivals
 from wmlib.models import LayerNormCNN
+from wmlib.rivals.continual import ewc
 
 KEY = jax.random.key(0)
 SIZES = dict(in_shape=(1, 8, 8), classes=5, widths=(3, 4), units=6)
@@ -246,3 +247,143 @@ class TestLwF:
         )(net)
         assert abs(value) < 1e-6
         assert np.abs(flat(gradient)).max() < 1e-6
+
+
+def one_by_one(f, weights, inputs):
+    """The diagonal of the Fisher matrix by its definition, from whole Jacobians."""
+    dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
+
+    def of_one(x):
+        def log_probabilities(w):
+            return jax.nn.log_softmax(f(eqx.combine(w, static), x).astype(jnp.float32))
+
+        p, rows = jnp.exp(log_probabilities(dynamic)), jax.jacrev(log_probabilities)(dynamic)
+        return jax.tree.map(lambda row: jnp.tensordot(p, row.astype(jnp.float32) ** 2, 1), rows)
+
+    return jax.tree.map(lambda x: x.mean(axis=0), jax.vmap(of_one)(inputs))
+
+
+def a_kind(kind, size, classes):
+    """A network of a kind, how it is called, and how many of its matrices are used once, with one vector."""
+    keys = jax.random.split(jax.random.key(size), 4)
+    first, last = eqx.nn.Linear(6, size, key=keys[0]), eqx.nn.Linear(size, classes, key=keys[1])
+    square = eqx.nn.Linear(size, size, key=keys[2])
+    if kind == "layers":
+        return eqx.nn.MLP(6, classes, size, 2, key=keys[0]), operator.call, 3
+    if kind == "without biases":
+        return eqx.nn.MLP(6, classes, size, 1, use_bias=False, key=keys[0]), operator.call, 2
+    if kind == "matrices on the right":
+        return (first.weight.T, last.weight.T), (lambda w, x: jnp.tanh(x @ w[0]) @ w[1]), 2
+    if kind == "a layer twice":
+        return (first, square, last), (lambda w, x: w[2](jnp.tanh(w[1](jnp.tanh(w[1](w[0](x))))))), 2
+    if kind == "many positions":
+        return (first, last), (lambda w, x: w[1](jax.vmap(w[0])(jnp.stack([x, jnp.sin(x)])).sum(0))), 1
+    if kind == "a loop":
+
+        def f(w, x):
+            return w[2](jax.lax.scan(lambda h, _: (jnp.tanh(w[1](h)), None), w[0](x), length=3)[0])
+
+        return (first, square, last), f, 2
+    if kind == "also read":  # its matrix is in the output by another way too
+        return (first, last), (lambda w, x: w[1](w[0](x)) + jnp.sum(w[0].weight ** 2) * jnp.arange(classes)), 1
+    if kind == "frozen":
+        return (first, last), (lambda w, x: w[1](jax.lax.stop_gradient(w[0])(x))), 1
+    if kind == "unused":
+        return (first, square, last), (lambda w, x: w[2](w[0](x)) + 0 * jnp.sum(w[1](jnp.ones(size)))), 3
+    if kind == "compiled within":
+        return (first, last), (lambda w, x: w[1](jax.jit(lambda m, x: m @ x)(w[0].weight, x))), 1
+    return LayerNormCNN((1, 2, 3), classes, (2,), size, key=keys[3]), (lambda w, x: w(x.reshape(1, 2, 3))), 2
+
+
+KINDS = [
+    "layers", "without biases", "matrices on the right", "a layer twice", "many positions", "a loop", "also read", "frozen",
+    "unused", "compiled within", "convolutions",
+]  # fmt: skip
+
+
+class TestFactors:
+    @pytest.mark.parametrize("kind", KINDS)
+    @settings(max_examples=4, deadline=None)
+    @given(size=st.integers(1, 6), classes=st.integers(2, 4), batch=st.sampled_from([None, 1, 3]))
+    def test_fisher_is_its_definition_for_every_kind_of_network(self, kind, size, classes, batch):
+        weights, f, _ = a_kind(kind, size, classes)
+        inputs = jax.random.normal(jax.random.key(classes), (4, 6))
+        ours, expected = rivals.fisher_diagonal(f, weights, inputs, batch=batch), one_by_one(f, weights, inputs)
+        assert jax.tree.structure(ours) == jax.tree.structure(expected)
+        for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6 * float(jnp.max(two)))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_is_used_once_with_one_vector_is_factored(self, kind):
+        weights, f, count = a_kind(kind, 5, 3)
+        assert len(ewc._program(f, weights, jnp.ones((4, 6)))[1]) in ({count, 1} if kind == "frozen" else {count})
+
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+    def test_half_precision_is_squared_in_float32(self, dtype):
+        weights = jnp.asarray(jax.random.normal(KEY, (3, 4)), dtype)
+        inputs = jnp.asarray(1000 * jax.random.normal(KEY, (5, 4)), dtype)  # whose squares float16 does not hold
+        ours = rivals.fisher_diagonal(lambda w, x: w @ x / 1000, weights, inputs)
+        assert ours.dtype == jnp.float32
+        wide = one_by_one(lambda w, x: w @ x / 1000, weights.astype(jnp.float32), inputs.astype(jnp.float32))
+        np.testing.assert_allclose(ours, wide, rtol=0.1, atol=0.02 * float(wide.max()))
+
+
+class TestScales:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        memories=st.integers(1, 4), seed=st.integers(0, 1000), power=st.integers(-24, 24), others=st.integers(-24, 24),
+    )  # fmt: skip
+    def test_a_projection_scales_with_the_gradient_and_not_with_the_memories(self, memories, seed, power, others):
+        g, recalled = (
+            jnp.asarray(x, jnp.float32)
+            for x in np.split(np.random.default_rng(seed).normal(size=(memories + 1, 12)), [1])
+        )
+        g = g[0]
+        plain = np.asarray(rivals.gem_projection(g, recalled), float)
+        scaled = rivals.gem_projection(g * 10.0**power, recalled * 10.0**others)
+        np.testing.assert_allclose(np.asarray(scaled, float) / 10.0**power, plain, atol=2e-4)
+        # Nearest point of a cone: no memory objects, what was added is a positive sum of memories, and orthogonal.
+        assert (np.asarray(recalled, float) @ plain > -1e-3).all()
+        assert abs((plain - np.asarray(g, float)) @ plain) < 1e-3
+        averaged = np.asarray(rivals.agem_projection(g * 10.0**power, recalled[0] * 10.0**others), float) / 10.0**power
+        np.testing.assert_allclose(averaged, rivals.agem_projection(g, recalled[0]), atol=1e-4)
+
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+    def test_large_numbers_of_every_type_are_added_up(self, dtype):
+        g = jnp.full((400,), 100, dtype)
+        for z in (rivals.gem_projection(g, -g[None]), rivals.agem_projection(g, -g)):
+            assert z.dtype == dtype
+            assert np.abs(np.asarray(z, float)).max() < 1
+        weights, start = {"w": g}, {"w": jnp.zeros_like(g)}
+        assert float(rivals.l2_penalty(weights, start)) == 400 * 100**2 / 2
+        assert float(rivals.ewc_penalty(weights, start, {"w": jnp.ones(400)})) == 400 * 100**2 / 2
+        basis = jnp.full((1, 400), 0.05)
+        assert np.abs(np.asarray(rivals.ogd_projection(g, basis), float)).max() < 1
+
+    def test_nothing_is_not_a_number_where_a_gradient_is_zero(self):
+        zero, one = jnp.zeros(5), jnp.ones(5)
+        for g, m in ((zero, one), (one, zero), (zero, zero)):
+            assert jnp.array_equal(rivals.gem_projection(g, m[None]), g)
+            assert jnp.array_equal(rivals.agem_projection(g, m), g)
+        assert jnp.array_equal(rivals.ogd_projection(one, jnp.zeros((2, 5))), one)
+        assert jnp.array_equal(jax.grad(lambda w: rivals.l2_penalty(w, one))(one), zero)
+
+    def test_a_memory_that_is_not_a_number_is_told(self):
+        assert jnp.isnan(rivals.gem_projection(jnp.ones(3), jnp.full((1, 3), jnp.nan))).all()
+        assert jnp.isnan(rivals.agem_projection(jnp.ones(3), jnp.full(3, jnp.nan))).all()
+
+
+@given(shift=st.integers(-7, 7))
+@settings(max_examples=15, deadline=None)
+def test_a_label_out_of_range_is_refused_and_under_jit_is_not_a_number(shift):
+    net, x = eqx.nn.Linear(3, 4, key=KEY), jnp.ones((4, 3))
+    labels = jnp.arange(4) + shift
+    losses = (
+        lambda y: rivals.replay_loss(operator.call, net, x, y),
+        lambda y: rivals.der_loss(operator.call, net, x, jnp.ones((4, 4)), y),
+    )
+    for loss in losses:
+        assert bool(jnp.isnan(jax.jit(loss)(labels))) == (shift != 0)
+        if shift:
+            with pytest.raises(ValueError, match="number the classes from 0"):
+                loss(labels)
