@@ -451,7 +451,8 @@ def _put(block, vector, size, place):
     return block.at[place].set(vector), vector
 
 
-@jax.jit
+# Vectors are overwritten too: of a million numbers each, it takes longer to find memory for one than to compute it.
+@partial(jax.jit, donate_argnums=1)
 def _reject(block, vector):
     along = block @ vector
     # Row by row, which is one pass over them: as a product it would be another.
@@ -460,7 +461,7 @@ def _reject(block, vector):
     return vector, along, jnp.linalg.norm(vector)
 
 
-@jax.jit
+@partial(jax.jit, donate_argnums=0)
 def _recur(product, present, past, beta):
     """What the three-term recurrence leaves of a product, with the new entry of `T` and the norm."""
     alpha = present @ product
