@@ -353,7 +353,8 @@ def _precision(structure):
 @partial(jax.jit, static_argnums=1)
 def ravel(tree: PyTree[Array], dtype: np.dtype) -> Array:
     """As `ravel_pytree`, in one type."""
-    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)])
+    # A copy, since what comes of it is overwritten: of one flat array it would be that array itself.
+    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)]).copy()
 
 
 @eqx.filter_jit
