@@ -1,5 +1,9 @@
 """Output distances and their Hessians at zero."""
 
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,3 +136,25 @@ def test_what_cannot_be_called_is_no_distance():
 
 def test_squared_error_is_half_the_square():
     assert float(squared_error(jnp.array([3.0, 4.0]), jnp.zeros(2))) == 12.5
+
+
+def _value(d, y, y0):
+    return np.asarray(jax.jit(jax.value_and_grad(d))(y, y0)[0])
+
+
+@every_distance
+def test_a_distance_travels_and_is_the_same_there(name):
+    d = distance(name)
+    there = pickle.loads(pickle.dumps(d))
+    assert there == d  # so that nothing is compiled again
+    with jax.enable_x64(False):
+        y, y0 = (jax.random.normal(jax.random.key(i), (5,), jnp.float32) for i in (0, 1))
+        np.testing.assert_array_equal(_value(there, y, y0), _value(d, y, y0))
+
+
+def test_a_distance_travels_to_a_spawned_process():
+    y, y0 = np.arange(3.0, dtype=np.float32), np.ones(3, np.float32)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for name in NAMES:
+            found = pool.submit(distance(name), y, y0).result()
+            np.testing.assert_allclose(found, by_hand(name, y, y0), rtol=1e-4)

@@ -1,6 +1,9 @@
 """The metric that a network's outputs put on its weights."""
 
 import operator
+import pickle
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
+from wmlib.paths.metric import mean_distance, norm, remember
 
 KEY = jax.random.key(0)
 DISTANCES = ["squared_error", "kl", "hellinger", "bhattacharyya"]
@@ -245,3 +249,118 @@ def test_wrong_arguments_are_named(change, message):
 def test_an_output_that_is_no_floating_point_array_is_refused(f):
     with pytest.raises(TypeError, match="one floating-point array"):
         wm.FunctionMetric(f, normal(2, 3), normal(4, 3))
+
+
+DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32]
+
+
+@settings(deadline=None, max_examples=12)
+@given(batch=st.sampled_from([1, 3, 7, 20]), size=st.sampled_from([1, 7]), name=st.sampled_from(DISTANCES))
+def test_a_kept_linearisation_gives_the_same_products(batch, size, name):
+    w, x, v = normal(2, 3), normal(size, 3, seed=2), normal(2, 3, seed=3)
+    plain = wm.FunctionMetric(linear, w, x, getattr(wm.distances, name), batch=batch)
+    kept = wm.FunctionMetric(linear, w, x, getattr(wm.distances, name), batch=batch, keep=True)
+    np.testing.assert_allclose(kept.mv(v), plain.mv(v), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kept.as_matrix(), plain.as_matrix(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_kept_linearisation_is_made_once_and_its_products_do_not_evaluate_the_function():
+    calls = []
+
+    def watched(w, x):
+        calls.append(0)
+        return jnp.tanh(w @ x)
+
+    metric = wm.FunctionMetric(watched, normal(2, 3), normal(5, 3), keep=True)
+    before = len(calls)
+    for seed in range(3):
+        metric.mv(normal(2, 3, seed=seed))
+    assert len(calls) == before
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_metric_travels(keep):
+    net = eqx.nn.Linear(3, 2, key=KEY)
+    metric = wm.FunctionMetric(operator.call, net, normal(4, 3), wm.distances.kl, batch=3, keep=keep)
+    there = pickle.loads(pickle.dumps(metric))
+    v = movement(net)
+    for a, b in zip(jax.tree.leaves(metric.mv(v)), jax.tree.leaves(there.mv(v)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert there.batch == 3
+    assert (there.kept is not None) == keep
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(deadline=None, max_examples=5)
+@given(log_size=st.floats(-3, 4))
+def test_a_norm_neither_overflows_nor_counts_in_half_precision(dtype, log_size):
+    x = jnp.full(3000, 10**log_size, dtype)
+    exact = np.linalg.norm(np.asarray(x, np.float64))
+    found = norm([x, x])
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.sqrt(2) * exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_drift_in_half_precision_is_summed_in_single(dtype):
+    w, x = jnp.asarray(normal(3, 3), dtype), jnp.asarray(normal(3000, 3), dtype)
+    outputs = jax.vmap(lambda a: linear(w, a))(x) + jnp.asarray(1, dtype)
+    found = mean_distance(linear, wm.distances.squared_error, w, x, outputs, 3000)
+    np.testing.assert_allclose(found, 1.5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.complex64])
+def test_complex_weights_are_refused_with_the_cure(dtype):
+    weights = {"w": jnp.ones(3, dtype), "b": jnp.ones(3)}
+    with pytest.raises(TypeError, match=r"complex64.*two\s+real"):
+        wm.FunctionMetric(lambda w, x: jnp.abs(w["w"]) * x, weights, jnp.ones((2, 3)))
+    with pytest.raises(TypeError, match="real numbers"):
+        wm.FunctionMetric(lambda w, x: jax.lax.complex(w * x, w), jnp.ones(3), jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "f", [lambda w, x: jax.vmap(lambda a: w @ a)(x), lambda w, x: jnp.einsum("nd,od->no", x, w)], ids=["vmap", "einsum"]
+)
+def test_a_function_of_a_batch_is_named(f):
+    for ask in (
+        lambda: wm.FunctionMetric(f, normal(2, 3), normal(4, 3)),
+        lambda: remember(f, normal(2, 3), normal(4, 3), 2, "x"),
+    ):
+        with pytest.raises(ValueError, match=r"f is called with one input.*x\[None\]") as caught:
+            ask()
+        assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.0, True, np.nan, None])
+def test_a_batch_that_is_no_count_is_refused(batch):
+    with pytest.raises((ValueError, TypeError)):
+        wm.FunctionMetric(linear, normal(2, 3), normal(4, 3), batch=batch)
+
+
+SHARDED = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import operator, jax, jax.numpy as jnp, equinox as eqx, numpy as np, wmlib as wm
+from jax.sharding import AxisType, PartitionSpec as P, reshard
+key = jax.random.key
+net, x = eqx.nn.MLP(8, 3, 6, 1, activation=jnp.tanh, key=key(0)), jax.random.normal(key(1), (12, 8))
+v = jax.tree.map(jnp.ones_like, eqx.filter(net, eqx.is_inexact_array))
+def ask(net, x, v, batch, keep):
+    metric = wm.FunctionMetric(operator.call, net, x, wm.distances.kl, batch=batch, keep=keep)
+    found = [metric.mv(v), wm.spectrum(metric, 3, key=key(2)).value, wm.direction(metric, v).value]
+    found += [wm.spectral_density(metric, key=key(3), probes=1, dimension=3).nodes]
+    found += [wm.geodesic(operator.call, net, v, x, time=0.1, points=2).lengths] if keep else []
+    return [np.asarray(a) for a in jax.tree.leaves(found)]
+cases = [(500, False), (500, True), (5, False)]
+alone = [ask(net, x, v, *case) for case in cases]
+with jax.set_mesh(jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))):
+    whole = lambda tree: jax.tree.map(lambda a: reshard(a, P()) if eqx.is_array(a) else a, tree)
+    for case, expected in zip(cases, alone):
+        for a, b in zip(ask(whole(net), reshard(x, P("d")), whole(v), *case), expected):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+"""
+
+
+def test_inputs_divided_among_devices_give_the_same():
+    done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -353,7 +353,8 @@ def _precision(structure):
 @partial(jax.jit, static_argnums=1)
 def ravel(tree: PyTree[Array], dtype: np.dtype) -> Array:
     """As `ravel_pytree`, in one type."""
-    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)])
+    # A copy, since what comes of it is overwritten: of one flat array it would be that array itself.
+    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)]).copy()
 
 
 @eqx.filter_jit
@@ -451,7 +452,8 @@ def _put(block, vector, size, place):
     return block.at[place].set(vector), vector
 
 
-@jax.jit
+# Vectors are overwritten too: of a million numbers each, it takes longer to find memory for one than to compute it.
+@partial(jax.jit, donate_argnums=1)
 def _reject(block, vector):
     along = block @ vector
     # Row by row, which is one pass over them: as a product it would be another.
@@ -460,7 +462,7 @@ def _reject(block, vector):
     return vector, along, jnp.linalg.norm(vector)
 
 
-@jax.jit
+@partial(jax.jit, donate_argnums=0)
 def _recur(product, present, past, beta):
     """What the three-term recurrence leaves of a product, with the new entry of `T` and the norm."""
     alpha = present @ product

@@ -303,8 +303,8 @@ def _keep(f, weights, inputs):
 def _product_kept(distance, kept, vector, size):
     """As `_product`, divided by `size`."""
     y, push = kept
-    product = jax.linear_transpose(push, vector)(jax.vmap(distance.hessian)(y, push(vector)))[0]
-    return jax.tree.map(lambda x: x / size, product)
+    # Divided while it is a few outputs: the weights are another pass over memory.
+    return jax.linear_transpose(push, vector)(jax.vmap(distance.hessian)(y, push(vector)) / size)[0]
 
 
 @eqx.filter_jit
