@@ -41,7 +41,7 @@ from .runs import _folder, measures_time
 
 _ROOT = Path(__file__).resolve().parents[2]
 _KEPT = _ROOT / "_build" / "verify"
-_SLACK = 2.0  # a start is one draw of the differences that chance makes
+_SLACK = 1.0
 _LAST_PLACES = 8 * float(np.finfo(np.float32).eps)
 
 
