@@ -69,7 +69,7 @@ FLOATS = ["float32", "bfloat16", "float16"]
 )
 def test_a_product_keeps_the_type_and_value_of_the_built_one(of_weight, of_x, sizes, positions, memory):
     shape = (sizes[1],) if positions is None else (sizes[1], positions)
-    x = (3 * numbers(*shape, seed=2)).astype(of_x).at[0].set(1)
+    x = (3 * numbers(*shape, seed=2)).at[0].set(1).astype(of_x)
     net = modulated(1 + 0.2 * numbers(*sizes, seed=1).astype(of_weight), jnp.matmul, memory=memory)
 
     def energy(forward):

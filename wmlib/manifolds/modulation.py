@@ -172,7 +172,7 @@ def _(x: Array, w: ManifoldArray, *, dimension_numbers, feature_group_count, bat
     grouped = feature_group_count * batch_group_count != 1
     output = jax.eval_shape(convolve, x, jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=kernel.sharding))
     positions = output.size // filters
-    if not grouped and _cheaper_built(w, positions, positions * channels * math.prod(window)):
+    if not grouped and _cheaper_built(w, positions, positions * channels * window[-1]):
         return _convolve_patches(x, w.materialise(), dimension_numbers, output, **options)
     if grouped:
         return _combine(jnp.stack([convolve(x, point) for point in w.points]), w.coefficients)
@@ -189,21 +189,34 @@ def _(x: Array, w: ManifoldArray, *, dimension_numbers, feature_group_count, bat
 def _convolve_patches(
     x, kernel, dimension_numbers, output, *, window_strides, padding, lhs_dilation, rhs_dilation, precision, **options
 ) -> Array:
-    """A convolution as shifted slices and one product, which batches over kernels where a convolution would not."""
+    """A convolution as a sum of products, which batches over kernels where a convolution would not.
+
+    The input, shifted along the last axis of the window, is laid out side by side; each place along the other axes is a
+    slice of that and one product.
+    """
     x, kernel = x.transpose(dimension_numbers.lhs_spec), kernel.transpose(dimension_numbers.rhs_spec)
-    filters, channels, *window = kernel.shape
     space = [output.shape[axis] for axis in dimension_numbers.out_spec[2:]]
     edges = [(low, high, dilation - 1) for (low, high), dilation in zip(padding, lhs_dilation, strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *edges])
-    slices = []
-    for shift in np.ndindex(*window):
-        first = [i * dilation for i, dilation in zip(shift, rhs_dilation, strict=True)]
-        last = [i + (m - 1) * step + 1 for i, m, step in zip(first, space, window_strides, strict=True)]
-        slices.append(lax.slice(x, (0, 0, *first), (*x.shape[:2], *last), (1, 1, *window_strides)))
-    kernel = kernel.reshape(filters, channels, -1)
-    numbers = (((1, 2), (1, 2)), ((), ()))
-    y = lax.dot_general(kernel, jnp.stack(slices, 2), numbers, precision, options["preferred_element_type"])
-    return jnp.swapaxes(y, 0, 1).transpose(np.argsort(dimension_numbers.out_spec))
+
+    def shifted(x, axis, i):
+        first, step = i * rhs_dilation[axis], window_strides[axis]
+        return lax.slice_in_dim(x, first, first + (space[axis] - 1) * step + 1, step, axis + 2)
+
+    *others, across = kernel.shape[2:]
+    x = jnp.concatenate([shifted(x, len(others), i) for i in range(across)], 1)
+    kernel = jnp.moveaxis(kernel, -1, 1).reshape(len(kernel), -1, *others)
+    total = None
+    for place in np.ndindex(*others):
+        rows = x
+        for axis, i in enumerate(place):
+            rows = shifted(rows, axis, i)
+        rows = jnp.swapaxes(rows, 0, 1).reshape(kernel.shape[1], -1)
+        numbers = (((1,), (0,)), ((), ()))
+        y = lax.dot_general(kernel[(..., *place)], rows, numbers, precision, options["preferred_element_type"])
+        total = y if total is None else total + y
+    y = jnp.swapaxes(total.reshape(len(kernel), len(x), *space), 0, 1)
+    return y.transpose(np.argsort(dimension_numbers.out_spec))
 
 
 def _pointwise(primitive):
