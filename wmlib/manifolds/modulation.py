@@ -215,7 +215,7 @@ def _convolve_patches(
         numbers = (((1,), (0,)), ((), ()))
         y = lax.dot_general(kernel[(..., *place)], rows, numbers, precision, options["preferred_element_type"])
         total = y if total is None else total + y
-    y = jnp.swapaxes(total.reshape(len(kernel), len(x), *space), 0, 1)
+    y = jnp.swapaxes(total.reshape(len(kernel), len(x), *space), 0, 1)  # pyright: ignore[reportOptionalMemberAccess]
     return y.transpose(np.argsort(dimension_numbers.out_spec))
 
 

@@ -92,6 +92,8 @@ def direction(
     beta, epsilon = np.broadcast_arrays(np.asarray(beta, float), np.asarray(epsilon, float))
     check_count("dimension", dimension, "40 is usual")
     check_positive("rtol", rtol, "1e-3 is usual")
+    if isinstance(metric, FunctionMetric) and dimension >= _PRODUCTS:
+        metric = metric.linearised()
     if gradient is None:
         if key is None:
             raise ValueError("without a gradient the direction is drawn; give a key")
@@ -128,6 +130,10 @@ def direction(
     stats = {k: np.array([told[k] for _, told in solved]).reshape(beta.shape)[()] for k in solved[0][1]}
     stats |= {"dimension": krylov.dimension, "products": products}
     return Direction(_movements(krylov, [c for c, _ in solved], beta.shape, extra), stats)
+
+
+_PRODUCTS = 10
+"""From so many on, a linearisation that is kept has paid for its making, and for a second program to compile."""
 
 
 class _Space:
@@ -210,7 +216,7 @@ def _with_one_more(metric, krylov, rest, movement):
     return _Space(krylov, projected, gram, [krylov.dimension - 1, krylov.dimension]), vector
 
 
-def _movements(krylov, coefficients, shape, extra=None):
+def _movements(krylov, coefficients, shape, extra: Any = None):
     """The combinations of a basis, and of one vector more where they have a coefficient for it, as trees whose leaves begin
     with `shape`."""
     rows = []

@@ -544,8 +544,8 @@ def _recursion(metric, start, dimension, done=None, keys=()):
         if not beta:
             if not keys:
                 break
-            vector = _probe(keys.pop(), structure)
-            present = basis.append(*basis.orthogonalise(vector, 1.0)[::2])
+            vector, _, size = basis.orthogonalise(_probe(keys.pop(), structure), 1.0)
+            present = basis.append(vector, size)
         off_diagonal.append(beta)
     return np.array(diagonal), np.array(off_diagonal), beta, basis, rest
 

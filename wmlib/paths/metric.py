@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from numbers import Real
 from operator import itemgetter
 from typing import Any, final
 
@@ -118,6 +117,13 @@ class FunctionMetric(lx.AbstractLinearOperator):
             total = jax.tree.map(lambda x, y: x + _wide(y), total, product)
         return jax.tree.map(lambda x, v: (x / self.size).astype(v.dtype), total, vector)
 
+    def linearised(self) -> "FunctionMetric":
+        """The metric with its linearisation kept, if that is of one batch: one product has all of it in memory anyway."""
+        if self.kept is not None or self.size > self.batch:
+            return self
+        kept = (_keep(self.f, self.weights, self.inputs),)
+        return eqx.tree_at(lambda metric: metric.kept, self, kept, is_leaf=lambda x: x is None)
+
     def as_matrix(self) -> Float[Array, "n n"]:
         """The dense `n × n` matrix, by `n` products; for small networks only."""
         return lx.materialise(self).as_matrix()
@@ -172,7 +178,8 @@ def check_count(name: str, value: Any, cure: str, least: int = 1) -> None:
 
 def check_positive(name: str, value: Any, cure: str) -> None:
     """Raise `ValueError` unless a value is a positive and finite number."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    real = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+    if not real or not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}; {cure}")
 
 
