@@ -7,9 +7,9 @@ For each experiment of a chapter whose rows are of other code than today's:
 2. else a sample is computed again: of each method (the distinct values of the settings that are words, true, false or
    nothing) the run that was cheapest. If all metrics and curves are equal bit for bit, the rows are *verified*;
 3. else old and new code are both run on this machine, and the old once more, started one unit in the last place apart,
-   then two … The rows are verified if no metric and no curve of the sample parts new from old by more than twice the
-   largest difference that such a start makes of it (or eight units in the last place of its largest number): a start is
-   one draw of what chance does to a chaotic computation, so it is doubled.
+   then two … The rows are verified if no metric and no curve of the sample parts new from old by more than the
+   largest difference that such a start makes of it (or eight units in the last place of its largest number). A start is
+   one draw of what chance does to a chaotic computation, so a few are tried.
 
 Metrics and curves that measure time (see `sweep`) are left out. The results of the sample are kept in `_build/verify`;
 a line is appended to `equivalences.jsonl` when the whole sample of an experiment is done. Start it twice to share the work.
@@ -41,7 +41,6 @@ from .runs import _folder, measures_time
 
 _ROOT = Path(__file__).resolve().parents[2]
 _KEPT = _ROOT / "_build" / "verify"
-_SLACK = 1.0
 _LAST_PLACES = 8 * float(np.finfo(np.float32).eps)
 
 
@@ -406,7 +405,7 @@ def _within(sample: _Sample, starts: int, folder: Path) -> bool:
     apart = _largest([*zip(new, old, strict=True)])
     chance = _largest([pair for other in moved if other is not None for pair in zip(other, old, strict=True)])
     parts = [{**r["metrics"], **r["curves"]} for r in old]
-    allowed = {k: max(_SLACK * chance[k], _LAST_PLACES * max(_size(r.get(k)) for r in parts)) for k in apart}
+    allowed = {k: max(chance[k], _LAST_PLACES * max(_size(r.get(k)) for r in parts)) for k in apart}
     if beyond := {k: v for k, v in apart.items() if v > allowed[k]}:
         worst = max(beyond, key=lambda k: beyond[k] / max(allowed[k], 1e-300))
         sample.entry["how"] = (
@@ -415,8 +414,8 @@ def _within(sample: _Sample, starts: int, folder: Path) -> bool:
         )
         return False
     why = (
-        f"old and new code differ by no more than twice what {starts} starts of the old code, units in the last place"
-        " apart, differ from it on this machine"
+        f"old and new code differ by no more than {starts} starts of the old code, units in the last place"
+        " apart, on this machine"
     )
     numbers = {k: [v, chance[k]] for k, v in apart.items() if v}
     _append(
