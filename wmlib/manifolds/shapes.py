@@ -15,6 +15,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 _TOLERANCE = 1e-4  # how far outside its domain rounding may carry a context
@@ -184,11 +185,11 @@ def _circle(s: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _ones_like(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Ones with all that `s` has but its numbers: the mapped axis of a `jax.vmap` too, and how that axis is sharded.
-
-    Under a mesh of explicit axes only arrays that are sharded alike may be stacked.
-    """
-    return jnp.where(s == s, jnp.ones_like(s), jnp.ones_like(s))
+    """Ones; under a mesh of explicit axes, sharded as `s` is and mapped by `vmap` with it, since only arrays that are
+    sharded alike may be stacked. Elsewhere a constant, which the compiler drops from products."""
+    ones = jnp.ones_like(s)
+    explicit = AxisType.Explicit in (jax.sharding.get_abstract_mesh().axis_types or ())
+    return jnp.where(s == s, ones, ones) if explicit else ones
 
 
 @final
