@@ -479,8 +479,8 @@ rows = wm.sweep("forward_pass_cost", measure, grid, scale)
 # For every candidate the median over rounds of the ratio to the plain network *of the same round* is taken; the
 # interval is the smallest and the largest ratio of any round. *Combined* and *built* are the library's two ways,
 # `memory=0` and `memory=10**7`; *naive* is `net.at(s)(x)`, which builds every array and leaves the rest to `jax`.
-# {numref}`fig-cost` draws the table's two networks of many positions. Work is the count of operations as the program is written, forward and backward; XLA does not count the turns of a
-# loop.
+# Work is the count of operations as the program is written, forward and backward; XLA does not count the turns of a
+# loop. {numref}`fig-cost` draws the two networks of many positions.
 
 
 # %%
