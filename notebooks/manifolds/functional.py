@@ -134,8 +134,8 @@ def functional_slow(net):
 
 
 # %% [markdown]
-# The other way calls the modulated network with an input *and* a context and lets `jax.vmap` run over both. No network is
-# built for any example ({doc}`forward_pass` shows why that matters when there are millions of weights).
+# The other way calls the modulated network with an input *and* a context and lets `jax.vmap` run over both. In a network like
+# this none is built for any example ({doc}`forward_pass` shows why that matters when there are millions of weights).
 
 
 # %%

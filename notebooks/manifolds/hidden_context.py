@@ -325,7 +325,7 @@ Markdown(
 # weights once a candidate, and returns the surest. Entropies of inputs that share a context are added (`shared=True`).
 #
 # **Check.** The library builds $M(s_j)$ and runs a plain network. The long way round is a loop over images and candidates
-# that calls the modulated network, which by {doc}`forward_pass` never builds any weights.
+# that calls the modulated network, which by {doc}`forward_pass` combines outputs and builds no weights in such a network.
 
 # %%
 digits = wm.load_splits("mnist5k", 64, 1, 8).test[0]

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .metric import check_structure, refuse_complex
+from .metric import wide as wide
 
 
 def check_labels(labels: Any, classes: int | None = None) -> None:
@@ -133,11 +134,6 @@ def on_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
 def shape_of(leaf: Any) -> Any:
     """The shape and type of an array; anything else as it is."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, (Array, np.ndarray)) else leaf
-
-
-def wide(x: Array) -> Array:
-    """The array in float32 at least, in which to add squares: those of half precision overflow at 256."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def power(x: Array, axis: int | None = None) -> Array:

@@ -292,12 +292,12 @@ def geodesic(
         _told(f, distance, w, v, y, inputs, solve_rtol, solve_steps)
         for w, v, y in zip(nets, velocities, expected, strict=False)
     ]
-    told, off = zip(*jax.device_get(told), strict=True)
-    speed, left, bent, unexplained, size = np.array(told, float).T
+    told, off = zip(*jax.device_get(told), strict=True) if told else ((), ())
+    speed, left, bent, unexplained, size = np.array(told, float).reshape(-1, 5).T
     # What the integrator's own error may come to: a smooth network stays below a tenth of it.
-    scale = size[0] + math.sqrt(max(speed[0], 0.0)) * float(times[-1])
+    scale = size[0] + math.sqrt(max(speed[0], 0.0)) * float(times[-1]) if reached else 0.0
     allowed = 10 * (atol + (rtol + 10 * float(jnp.finfo(times.dtype).eps)) * scale)
-    kinked = (np.sqrt(np.asarray(off, float)) > allowed).sum(axis=1)
+    kinked = (np.sqrt(np.asarray(off, float).reshape(reached, len(outputs))) > allowed).sum(axis=1)
     outcome = "arrived"
     if reached < len(shares):
         outcome = "step limit: increase max_steps, rtol or atol, or lower time"

@@ -112,9 +112,9 @@ class FunctionMetric(lx.AbstractLinearOperator):
         else:
             parts = batches(self.inputs, self.batch)
             products = (_product(self.f, self.distance, self.weights, part, vector) for part in parts)
-        total = jax.tree.map(_wide, next(products))
+        total = jax.tree.map(wide, next(products))
         for product in products:
-            total = jax.tree.map(lambda x, y: x + _wide(y), total, product)
+            total = jax.tree.map(lambda x, y: x + wide(y), total, product)
         return jax.tree.map(lambda x, v: (x / self.size).astype(v.dtype), total, vector)
 
     def linearised(self) -> "FunctionMetric":
@@ -240,10 +240,10 @@ def gathered(tree: PyTree) -> PyTree:
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
     """The Euclidean norm of all numbers of a tree."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in map(_wide, jax.tree.leaves(tree))))
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in map(wide, jax.tree.leaves(tree))))
 
 
-def _wide(x):
+def wide(x):
     """The array, in float32 where its own precision is less: a float16 square overflows at 256."""
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32 else x
 
@@ -278,7 +278,7 @@ def mean_distance(
 @eqx.filter_jit
 def _far(f, distance, weights, inputs, outputs):
     """The sum of the distances on one batch, in float32 at least."""
-    return jnp.sum(jax.vmap(lambda x, y0: distance(_wide(f(weights, x)), _wide(y0)))(inputs, outputs))
+    return jnp.sum(jax.vmap(lambda x, y0: distance(wide(f(weights, x)), wide(y0)))(inputs, outputs))
 
 
 def _outputs(f, weights, inputs):

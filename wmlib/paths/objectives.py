@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, PyTree, Shaped
 
 from .checks import check_labels, check_logits, output_of, refuse_shared, wide
 from .metric import refuse_complex
@@ -28,7 +28,7 @@ class AbstractObjective(eqx.Module):
         """`L(w)` as one step sees it; differentiable in the weights."""
 
 
-def cross_entropy(output: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array, ""]:
+def cross_entropy(output: Float[Array, " classes"], label: Integer[Array, ""]) -> Float[Array, ""]:
     """`−ln p(label)` of one example, from logits.
 
     A label that is none of theirs is refused; inside a compiled function, where it is not known, the loss is NaN.

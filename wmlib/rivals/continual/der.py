@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Integer, PyTree, Shaped
 
 from ...paths.checks import check_memories, check_setting, logits_of, wide
 from .replay import replay_loss
@@ -15,7 +15,7 @@ def der_loss(
     weights: PyTree,
     inputs: PyTree[Shaped[Array, "memories ..."]],
     outputs: Float[Array, "memories classes"],
-    labels: Int[Array, " memories"] | None = None,
+    labels: Integer[Array, " memories"] | None = None,
     alpha: float = 1.0,
     beta: float = 1.0,
 ) -> Float[Array, ""]:

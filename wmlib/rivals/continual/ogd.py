@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Integer, PyTree, Shaped
 
 from ...paths.checks import check_labels, check_logits, check_memories, output_of, power, refuse_shared, wide
 from ...paths.metric import refuse_complex
@@ -19,7 +19,7 @@ def ogd_basis(
     f: Callable[..., Any],
     weights: PyTree,
     inputs: PyTree[Shaped[Array, "memories ..."]],
-    labels: Int[Array, " memories"],
+    labels: Integer[Array, " memories"],
     *,
     batch: int = 50,
     rtol: float = 1e-5,

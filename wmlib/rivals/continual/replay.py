@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Integer, PyTree, Shaped
 
 from ...paths.checks import check_labels, check_memories, logits_of
 
@@ -14,7 +14,7 @@ def replay_loss(
     f: Callable[..., Any],
     weights: PyTree,
     inputs: PyTree[Shaped[Array, "memories ..."]],
-    labels: Int[Array, " memories"],
+    labels: Integer[Array, " memories"],
 ) -> Float[Array, ""]:
     """The mean cross-entropy of remembered inputs and their labels.
 
