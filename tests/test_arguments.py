@@ -151,7 +151,7 @@ TABLE = [
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS, 0), V, "between 1 and"),
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS, 13), V, "between 1 and"),
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS - 1, 4), V, "number the classes from 0"),
-    ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS * 1.0, 4), T, "astype"),
+    ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS.astype(float), 4), T, "astype"),
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS[:, None], 4), V, "argmax"),
     ("objectives.Task", lambda: task.value(eqx.nn.Linear(3, 2, key=KEY), np.arange(3)), V, "an output for each"),
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS[0], jnp.array(4)), V, "between 0 and 3"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from . import manifolds as manifolds
 from . import models as models
 from . import rivals as rivals
-from ._lazy import on_first_use
+from ._lazy import on_first_use as _on_first_use
 from .manifolds import AbstractManifold as AbstractManifold
 from .manifolds import BasisPoints as BasisPoints
 from .manifolds import BSpline as BSpline
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .paths import geodesic as geodesic
 
 # Loaded on first use: an import of wmlib takes little longer than one of jax and equinox.
-__getattr__, __dir__ = on_first_use(
+__getattr__, __dir__ = _on_first_use(
     __name__,
     {
         "lab": None,

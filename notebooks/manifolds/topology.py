@@ -938,11 +938,7 @@ def sphere(config, key):
     curves |= {"at_distance": np.bincount(place, minlength=12)}
     curves |= {"right_at_distance": np.bincount(place, right, 12)}
     metrics = {"seen": seen.mean(), "all": right.mean(), "extent": extent(net)}
-    return {
-        "metrics": metrics,
-        "curves": curves,
-        "data": "synthetic: views of tetracubes, drawn by the seed of the run",
-    }
+    return {"metrics": metrics, "curves": curves, "data": "synthetic: views of tetracubes, drawn by the seed of the run"}  # fmt: skip
 
 
 # %%

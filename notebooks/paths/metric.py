@@ -889,13 +889,8 @@ def cost(config, key):
             lambda p, q, i=i: p - float(found.value[i]) * q, watched.metric.mv(found.vector(i)), found.vector(i)
         )
         true.append(float(optax.tree.norm(off)) / found.value[0])
-    metrics = {
-        "n": n,
-        "ratio_wall": np.median(product / grad),
-        "product_wall_s": np.median(product),
-        "residual": max(true),
-    }
-    metrics |= {"products": found.stats["products"] if converged else np.nan}
+    metrics = {"n": n, "ratio_wall": np.median(product / grad), "product_wall_s": np.median(product)}
+    metrics |= {"residual": max(true), "products": found.stats["products"] if converged else np.nan}
     metrics |= {"largest": watched.largest / n, "total": watched.total / n}
     return {"metrics": metrics, "curves": {"eigenvalues": found.value.round(4)}, "data": data}
 

@@ -285,7 +285,7 @@ def a_kind(kind, size, classes):
 
         return (first, square, last), f, 2
     if kind == "also read":  # its matrix is in the output by another way too
-        return (first, last), (lambda w, x: w[1](w[0](x)) + jnp.sum(w[0].weight ** 2) * jnp.arange(classes)), 1
+        return (first, last), (lambda w, x: w[1](w[0](x)) + jnp.sum(w[0].weight ** 2) * jnp.arange(float(classes))), 1
     if kind == "frozen":
         return (first, last), (lambda w, x: w[1](jax.lax.stop_gradient(w[0])(x))), 1
     if kind == "unused":

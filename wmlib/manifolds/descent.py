@@ -133,7 +133,7 @@ def solve_metric(
     if jnp.ndim(contexts) == 0 or len(contexts) == 0:
         raise ValueError("contexts must hold at least one context along its first axis; draw some with .sample")
     if isinstance(damping, (int, float)) and not 0 <= damping < math.inf:
-        raise ValueError(f"damping must be a finite number of at least 0, got {damping!r}; 0 is the default")
+        raise ValueError(f"damping must be at least 0, got {damping!r}; give a finite number, 0 is the default")
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps!r}; None leaves it to lineax")
     if any(jnp.iscomplexobj(x) for x in jax.tree.leaves((points, gradient))):

@@ -427,7 +427,10 @@ class _Points:
 def _recorded(record, steps):
     """The steps at which to record."""
     if isinstance(record, int):
-        check_count("record", record, "it counts the steps between two recorded points")
+        if isinstance(record, bool) or record < 1:
+            raise ValueError(
+                f"record must be at least 1, got {record!r}; it counts the steps between two recorded points"
+            )
         return range(0, steps, record)
     if not all(0 <= step <= steps for step in record):
         raise ValueError(f"the recorded steps must lie between 0 and {steps}, got {list(record)}")
