@@ -919,13 +919,14 @@ def cost_of(config, key):
     down, n = slope(net, np.arange(len(y))), metric.in_size()
     gradient = seconds(lambda: slope(net, np.arange(len(y))), config["repeats"])
     product = seconds(lambda: metric.mv(down), config["repeats"])
-    seen = Watched(metric)
-    whole = seconds(lambda: wm.direction(seen, down, 1.0, 1.0, dimension=config["dimension"]).value, 1)
+    seen = Watched(metric.linearised())
+    wm.direction(seen, down, 1.0, 1.0, dimension=config["dimension"])
+    whole = seconds(lambda: wm.direction(metric, down, 1.0, 1.0, dimension=config["dimension"]).value, config["repeats"])
     metrics = {"weights": n, "gradient_wall_s": gradient}
     metrics |= {"product_wall": product / gradient, "direction_wall": whole / gradient}
     metrics["alive"] = (max(seen.alive) - before) / n
     cheap = Cheap(metric, key)
-    basis = seconds(lambda: wm.direction(cheap, down, 1.0, 1.0, dimension=config["dimension"]).value, 1)
+    basis = seconds(lambda: wm.direction(cheap, down, 1.0, 1.0, dimension=config["dimension"]).value, config["repeats"])
     metrics["basis_wall"] = basis / gradient
     return {"metrics": metrics, "data": "synthetic: standard normal images of 14 by 14, drawn by the key of the run"}
 

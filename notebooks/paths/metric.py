@@ -929,14 +929,14 @@ display(Markdown(pd.DataFrame(table).to_markdown(index=False)))
 # A product is worth between one and two gradients, less for a fully connected network, whose time is the weights' traffic
 # through memory, than for a convolutional one, which pays for its tangent pass. Twenty eigenpairs of a million weights on a
 # thousand images take some sixty to seventy products, including those that look for pairs that were missed (one start sees one
-# vector of an eigenspace). And the basis is the memory: eighty vectors, and a few beside it. Times here are of one core of a
-# busy machine; ratios are taken between calls that alternate.
+# vector of an eigenspace). And the basis is the memory: it grows in blocks of eight vectors, to at most eighty, with a few
+# beside it. Times here are of one core; ratios are taken between calls that alternate.
 
 # %%
 if scale.name == "cpu":
     assert (costs.ratio_wall < 2).all()
     assert (costs.products <= 80).all()
-    assert (costs.largest == 80).all()
+    assert (costs.largest <= 40).all()
     assert (costs.total <= 90).all()
     assert (costs.residual < 3e-4).all()
     by_network = costs.groupby("network").ratio_wall.mean()
