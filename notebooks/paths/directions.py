@@ -921,7 +921,9 @@ def cost_of(config, key):
     product = seconds(lambda: metric.mv(down), config["repeats"])
     seen = Watched(metric.linearised())
     wm.direction(seen, down, 1.0, 1.0, dimension=config["dimension"])
-    whole = seconds(lambda: wm.direction(metric, down, 1.0, 1.0, dimension=config["dimension"]).value, config["repeats"])
+    whole = seconds(
+        lambda: wm.direction(metric, down, 1.0, 1.0, dimension=config["dimension"]).value, config["repeats"]
+    )
     metrics = {"weights": n, "gradient_wall_s": gradient}
     metrics |= {"product_wall": product / gradient, "direction_wall": whole / gradient}
     metrics["alive"] = (max(seen.alive) - before) / n

@@ -605,3 +605,19 @@ def test_geodesics_refuse_wrong_arguments():
     for name, wrong in (("time", 0.0), ("points", 1), ("points", [0.0, 0.7, 0.5, 1.0]), ("max_steps", 0)):
         with pytest.raises(ValueError, match=f"{name} (must be|at least)"):
             wm.geodesic(operator.call, net, v, x, **{name: wrong})
+
+
+def test_the_digest_of_the_code_does_not_depend_on_what_was_run():
+    """What a function remembers from one call to the next is no part of its code."""
+    from wmlib.lab.fingerprints import fingerprint
+
+    def run(config, key):
+        net, x = eqx.nn.Linear(3, 2, key=key), jnp.ones((4, 3))
+        wm.rivals.fisher_diagonal(operator.call, net, x)
+        task = wm.objectives.Task(operator.call, x, jnp.array([0, 1, 0, 1]), batch=2)
+        method = wm.PenalisedDescent(optax.sgd(0.1))
+        return wm.walk(operator.call, net, task, x, method=method, steps=config["steps"], record=3, key=key)
+
+    before = fingerprint(run)
+    run({"steps": 6}, jax.random.key(0))
+    assert fingerprint(run) == before

@@ -1,6 +1,7 @@
 """What is refused before anything is computed, each with the cure: labels, shapes, networks of two names for one array."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -117,16 +118,16 @@ def movement(weights: PyTree, start: PyTree) -> PyTree[Array]:
 
 def on_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, asked once for arguments of the same shapes: for what depends on no value of an array."""
-    known = {}
+    memory = SimpleNamespace(known={})  # not a bare dictionary, which the digest of the code would take for a constant
 
     def asked(*args):
         leaves, structure = jax.tree.flatten(jax.tree.map(shape_of, args))
         key = structure, tuple(leaves)
-        if key not in known:
-            if len(known) >= 64:
-                known.clear()
-            known[key] = function(*args)
-        return known[key]
+        if key not in memory.known:
+            if len(memory.known) >= 64:
+                memory.known.clear()
+            memory.known[key] = function(*args)
+        return memory.known[key]
 
     return asked
 
