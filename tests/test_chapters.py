@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
 LIMIT = 25  # seconds of processor time, with all that a chapter imports and compiles, on a machine that has nothing else to do
+BUSY = 1.4  # what neighbours on a machine may add to it
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_chapter_runs_as_a_script(path, tmp_path):
     assert done.returncode == 0, f"{path.relative_to(ROOT)} failed, after {taken:.0f} s of processor time:\n{tail}"
     assert "Warning:" not in done.stderr, f"{path.relative_to(ROOT)} warns:\n{tail}"
     assert _results() == before, f"{path.relative_to(ROOT)} changed book/results at the quick preset"
-    assert taken <= LIMIT, f"{path.relative_to(ROOT)} took {taken:.1f} s of processor time, more than {LIMIT}"
+    assert taken <= BUSY * LIMIT, f"{path.relative_to(ROOT)} took {taken:.1f} s of processor time, far more than {LIMIT}"
 
 
 def _end_what_does_not_end() -> None:
