@@ -44,7 +44,9 @@ def test_chapter_runs_as_a_script(path, tmp_path):
     assert done.returncode == 0, f"{path.relative_to(ROOT)} failed, after {taken:.0f} s of processor time:\n{tail}"
     assert "Warning:" not in done.stderr, f"{path.relative_to(ROOT)} warns:\n{tail}"
     assert _results() == before, f"{path.relative_to(ROOT)} changed book/results at the quick preset"
-    assert taken <= BUSY * LIMIT, f"{path.relative_to(ROOT)} took {taken:.1f} s of processor time, far more than {LIMIT}"
+    assert taken <= BUSY * LIMIT, (
+        f"{path.relative_to(ROOT)} took {taken:.1f} s of processor time, far more than {LIMIT}"
+    )
 
 
 def _end_what_does_not_end() -> None:
