@@ -589,6 +589,18 @@ finer = [
 finely = wm.sweep("noisy_images_rates", tune, finer, few_seeds)
 
 # %% [markdown]
+# The best of each arm, by the mean over the seeds of the search, then gets the test images and the figures' five seeds.
+
+# %%
+means = finely.groupby(["family", "top", "rate", "spread"], sort=False)["validation"].mean().reset_index()
+winners = means.loc[means.groupby(["family", "top"], sort=False)["validation"].idxmax()]
+arms = [
+    {**common, "family": w.family, "top": w.top, "penalty": "no", "strength": 0.0, "rate": w.rate, "spread": w.spread}
+    for w in winners.itertuples()
+]
+decided = wm.sweep("noisy_images_decided", evaluate, arms, scale)
+
+# %% [markdown]
 # ## Does a network use what it is told?
 #
 # A network that is told the noise level may ignore it. {numref}`fig-noisy-told` tells it every level in turn, right and
