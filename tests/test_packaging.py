@@ -174,7 +174,7 @@ OLD = {
     "distances": ("wmlib.paths.distances", "OutputDistance squared_error kl hellinger bhattacharyya"),
     "figures": (
         "wmlib.lab.figures",
-        "PALETTE METHOD_COLOURS PATH_COLOURS GROUND use_style bootstrap_interval accuracy_curve principal_plane"
+        "PALETTE METHOD_COLOURS PATH_COLOURS GROUND use_style t_interval accuracy_curve principal_plane"
         " paths_in_plane manifold_in_plane",
     ),
     "fingerprints": ("wmlib.lab.fingerprints", "fingerprint"),

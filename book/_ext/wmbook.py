@@ -481,8 +481,7 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 # --------------------------------------------------------------------------------------
 # 7. Verdicts
 
-_VERDICTS = ("reproduced", "holds", "partly", "not reproduced", "does not hold", "not tested at this scale")
-_PLURAL = {"holds": "hold", "partly": "in part", "does not hold": "do not hold"}
+_VERDICTS = ("reproduced", "partly", "mixed", "contradicted", "undecided", "not tested")
 
 
 def claimed_chapters(root: Path) -> list[str]:
@@ -536,14 +535,20 @@ class Verdicts(SphinxDirective):
         return into.children
 
     def _count(self, tables: list[Any]) -> str:
-        """How many claims of each kind came to which verdict, as a list."""
-        words = [verdict.partition(";")[0] for table in tables for verdict in table.verdict]
-        theirs = [source != "not in the paper" for table in tables for source in table["the paper"]]
-        lines = []
-        for kind, wanted in (("Claims of the papers", True), ("Claims of ours", False)):
-            count = Counter(word for word, is_theirs in zip(words, theirs, strict=True) if is_theirs == wanted)
-            said = [f"{_PLURAL.get(word, word)}: {count[word]}" for word in _VERDICTS if count[word]]
-            lines += [f"- {kind}, {count.total()} in all: {', '.join(said)}"] if said else []
+        """How many claims came to which verdict, by when they were written, as a table."""
+        words = [verdict.partition(";")[0].replace("holds", "reproduced") for table in tables for verdict in table.verdict]
+        written = [when for table in tables for when in table.written]
+        kinds = {
+            "before their rows": lambda when: "before" in when,
+            "of these, tests (the margins too)": lambda when: when.endswith("a test"),
+            "after their rows": lambda when: "after" in when,
+            "in all": lambda when: True,
+        }
+        lines = [f"| claims written | {' | '.join(_VERDICTS)} | sum |", "| --- |" + " ---: |" * (len(_VERDICTS) + 1)]
+        for kind, counts in kinds.items():
+            count = Counter(word for word, when in zip(words, written, strict=True) if counts(when))
+            cells = [str(count[word]) for word in _VERDICTS]
+            lines.append(f"| {kind} | {' | '.join(cells)} | {count.total()} |")
         return "\n".join(lines)
 
     def _parse(self, text: str, into: nodes.Element) -> nodes.Element:

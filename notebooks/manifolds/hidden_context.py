@@ -600,7 +600,7 @@ def curve(name):
 NAMES = {"ellipse": "ellipse", "concat": "concatenation", "none": "no conditioning"}
 offset = 360 * np.arange(scale.grid) / scale.grid
 
-# %% mystnb={"figure": {"caption": "What a network answers when it is told an angle that is off by so much: left, the mean entropy of its answers; right, its accuracy. Means over seeds, bands are 95 % bootstrap intervals; the dashed line is the network that is told nothing.", "name": "fig-hidden-profile"}, "image": {"alt": "Two panels against the error of the told angle from 0 to 360 degrees: the entropy is least and the accuracy highest where the told angle is true."}}
+# %% mystnb={"figure": {"caption": "What a network answers when it is told an angle that is off by so much: left, the mean entropy of its answers; right, its accuracy. Means over seeds, bands are 95 % t-intervals; the dashed line is the network that is told nothing.", "name": "fig-hidden-profile"}, "image": {"alt": "Two panels against the error of the told angle from 0 to 360 degrees: the entropy is least and the accuracy highest where the told angle is true."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.3))
 for ax, what in zip(axes, ("entropy", "right"), strict=True):
     for name in ("ellipse", "concat"):
@@ -636,12 +636,12 @@ WAYS = {
 
 
 def points(values):
-    """Mean and 95 % bootstrap interval over seeds, in percentage points."""
+    """Mean and 95 % t-interval over seeds, in percentage points."""
     values = 100 * np.asarray(values, float)
-    return values.mean(), *map(float, figures.bootstrap_interval(values))
+    return values.mean(), *map(float, figures.t_interval(values))
 
 
-# %% mystnb={"figure": {"caption": "Accuracy at hidden angles. Dots are means over seeds, bars 95 % bootstrap intervals; the dashed line and its band are the network that never hears of contexts. The oracle, which needs the label, is far to the right and stands in the text.", "name": "fig-hidden-accuracy"}, "image": {"alt": "Six rows, one for each way to come by a context, with a dot for the ellipse and one for concatenation on a common scale of accuracy, and a vertical line for no conditioning."}}
+# %% mystnb={"figure": {"caption": "Accuracy at hidden angles. Dots are means over seeds, bars 95 % t-intervals; the dashed line and its band are the network that never hears of contexts. The oracle, which needs the label, is far to the right and stands in the text.", "name": "fig-hidden-accuracy"}, "image": {"alt": "Six rows, one for each way to come by a context, with a dot for the ellipse and one for concatenation on a common scale of accuracy, and a vertical line for no conditioning."}}
 fig, ax = plt.subplots(figsize=(6.8, 3.6))
 for k, name in enumerate(("ellipse", "concat")):
     shown = [points(rows[f"{name} {way} accuracy"]) for way in WAYS]
@@ -693,7 +693,7 @@ Markdown(f"The network without conditioning: {written(rows['none accuracy'])}.")
 
 # %%
 def low_high(values):
-    return figures.bootstrap_interval(np.asarray(values, float))
+    return figures.t_interval(np.asarray(values, float))
 
 
 if scale.name == "cpu":
@@ -715,7 +715,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## The angle
 
-# %% mystnb={"figure": {"caption": "How the estimated angle misses the true one: share of test images in bins of ten degrees, means over seeds and 95 % bootstrap intervals. The dashed line is a guess at random.", "name": "fig-hidden-angle"}, "image": {"alt": "Curves of the share of images against the signed error of the angle from minus 180 to 180 degrees, for the surest context, the gradient's and the encoder: peaks at zero, and where there is one, at 180."}}
+# %% mystnb={"figure": {"caption": "How the estimated angle misses the true one: share of test images in bins of ten degrees, means over seeds and 95 % t-intervals. The dashed line is a guess at random.", "name": "fig-hidden-angle"}, "image": {"alt": "Curves of the share of images against the signed error of the angle from minus 180 to 180 degrees, for the surest context, the gradient's and the encoder: peaks at zero, and where there is one, at 180."}}
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
 middle = np.arange(36) * 10 - 175
 for k, (way, label) in enumerate(list(WAYS.items())[1:4]):
@@ -749,7 +749,7 @@ display(Markdown(angle.to_markdown(index=False)))
 # A camera that lies on its side takes more than one picture. If several images are known to be turned alike, their entropies
 # add up, and the encoder's points can be averaged before their direction is taken.
 
-# %% mystnb={"figure": {"caption": "Groups of images that share a hidden context: left, the median error of the angle; right, accuracy of the ellipse at the context so found, with the context given (dashed), and of the network without conditioning (dotted). Means over seeds and 95 % bootstrap intervals.", "name": "fig-hidden-shared"}, "image": {"alt": "Two panels against the number of images that share a context, 1, 4, 16 and 64: the error falls and the accuracy rises, for the surest context and for the encoder."}}
+# %% mystnb={"figure": {"caption": "Groups of images that share a hidden context: left, the median error of the angle; right, accuracy of the ellipse at the context so found, with the context given (dashed), and of the network without conditioning (dotted). Means over seeds and 95 % t-intervals.", "name": "fig-hidden-shared"}, "image": {"alt": "Two panels against the number of images that share a context, 1, 4, 16 and 64: the error falls and the accuracy rises, for the surest context and for the encoder."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.3))
 for k, (way, label) in enumerate({"encoder": "encoder", "inferred": "surest, ellipse"}.items()):
     error = curve(f"ellipse shared, {way} error")[:, :, 1]
@@ -938,7 +938,7 @@ if scale.name == "cpu":
 # ## Verdict
 #
 # The claims stand in `book/claims/manifolds/hidden_context.toml`, each written before its runs. None is the paper's. Differences
-# are paired over seeds; a claim holds if the 95 % bootstrap interval of every difference says so.
+# are paired over seeds; a claim holds if the 95 % t-interval of every difference says so.
 
 # %%
 judged = verdicts.verdict_table("manifolds/hidden_context", scale.name, rows={"hidden_context": rows})

@@ -428,7 +428,7 @@ def overall(ax, top):
     """Accuracy over all noise of every arm, with intervals."""
     for i, (family, kind) in enumerate(ARMS):
         values = 100 * of(family, kind, top)
-        low, high = figures.bootstrap_interval(values)
+        low, high = figures.t_interval(values)
         colour = figures.METHOD_COLOURS[family]
         ax.plot([low, high], [-i, -i], color=colour, lw=2)
         ax.plot(values, np.full(len(values), -i), "|", color=colour, alpha=0.5, ms=6)
@@ -437,13 +437,13 @@ def overall(ax, top):
     ax.set(xlabel="test accuracy over all noise (%)", title=f"S = {top:g}")
 
 
-# %% mystnb={"figure": {"caption": "The paper's Fig. 3 at our scale: test accuracy over all noise levels. Filled: with a penalty, open: without. Bars are 95 % bootstrap intervals over seeds, ticks are single seeds.", "name": "fig-noisy-overall"}, "image": {"alt": "For each value of S a column of twelve methods with their mean accuracy over all noise levels and an interval."}}
+# %% mystnb={"figure": {"caption": "The paper's Fig. 3 at our scale: test accuracy over all noise levels. Filled: with a penalty, open: without. Bars are 95 % t-intervals over seeds, ticks are single seeds.", "name": "fig-noisy-overall"}, "image": {"alt": "For each value of S a column of twelve methods with their mean accuracy over all noise levels and an interval."}}
 fig, axes = plt.subplots(1, len(scale.tops), figsize=(7.2, 3.9), sharey=True, squeeze=False)
 for ax, top in zip(axes[0], scale.tops, strict=True):
     overall(ax, top)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "Accuracy by noise level. Above: accuracy. Below, enlarged: the difference from the network without conditioning or penalty, paired by seed. Solid: with a penalty (the line's is that of Eq. 14), dashed: without. Bands are 95 % bootstrap intervals over seeds.", "name": "fig-noisy-level"}, "image": {"alt": "Curves of test accuracy falling with the noise level, nearly on top of each other, and below them the small differences from the unconditioned network."}}
+# %% mystnb={"figure": {"caption": "Accuracy by noise level. Above: accuracy. Below, enlarged: the difference from the network without conditioning or penalty, paired by seed. Solid: with a penalty (the line's is that of Eq. 14), dashed: without. Bands are 95 % t-intervals over seeds.", "name": "fig-noisy-level"}, "image": {"alt": "Curves of test accuracy falling with the noise level, nearly on top of each other, and below them the small differences from the unconditioned network."}}
 fig, axes = plt.subplots(2, len(scale.tops), figsize=(7.2, 5.6), sharex="col", squeeze=False)
 for column, top in zip(axes.T, scale.tops, strict=True):
     base = of("none", "no", top, "by_level")
@@ -623,7 +623,7 @@ along = np.linspace(0, 1, 41)
 for kind in ("Eq. 14", "fixed", "no"):  # the parabola never bulges upwards
     assert (np.diff(norms(of("line", kind, scale.tops[0], "gram_end"), along), 2) > -1e-6).all()
 
-# %% mystnb={"figure": {"caption": "The squared norm of the network at each point of the line after training, under three penalties, and at the start. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-noisy-norms"}, "image": {"alt": "For each value of S, curves of squared norm against the context from clean to noisy, for no penalty, a fixed penalty and the penalty of Eq. 14."}}
+# %% mystnb={"figure": {"caption": "The squared norm of the network at each point of the line after training, under three penalties, and at the start. Means over seeds, bands are 95 % t-intervals.", "name": "fig-noisy-norms"}, "image": {"alt": "For each value of S, curves of squared norm against the context from clean to noisy, for no penalty, a fixed penalty and the penalty of Eq. 14."}}
 fig, axes = plt.subplots(1, len(scale.tops), figsize=(7.2, 3.4), squeeze=False)
 looks = {"no": ("no penalty", "#6E6E6E"), "fixed": ("fixed L2", "#E69F00"), "Eq. 14": ("Eq. 14", "#D55E00")}
 for ax, top in zip(axes[0], scale.tops, strict=True):
@@ -750,9 +750,8 @@ Markdown(
 #
 # - **Scale.** 16 × 16 pixels, 10,000 images, a thin network and few epochs. A penalty on weights matters most for a network
 #   that overfits; these hardly do, so the verdict on Eq. 14 is a verdict at this scale.
-# - **Seeds.** Five. A bootstrap interval of five runs is short: with no true difference it excludes zero on the expected
-#   side about once in thirteen comparisons ({doc}`/book/verdicts`), so single comparisons among the many here should not be
-#   leaned on. With the first three seeds alone two of the sixteen comparisons with rivals had come out for the line.
+# - **Seeds.** Five. With no true difference an interval excludes zero on the expected side once in forty comparisons, so single
+#   comparisons among the many here should not be leaned on. With the first three seeds alone two of the sixteen comparisons with rivals had come out for the line.
 # - **Tuning.** One seed; four settings for each family, of which the line spends one on its size at the start; then three
 #   strengths of the penalty. The best rate of the line without metric is the largest that a line was given (0.03), so it may
 #   be better still; the rates of the rivals lie inside their range. The strengths chosen are often the

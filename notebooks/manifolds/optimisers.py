@@ -516,13 +516,13 @@ def values(rows, column, /, **arm):
 
 def dots(ax, at, runs, **style):
     """The runs as small dots, and their mean with its interval."""
-    low, high = figures.bootstrap_interval(runs)
+    low, high = figures.t_interval(runs)
     ax.plot(np.full(len(runs), at), runs, "o", ms=3, alpha=0.4, color=style["color"])
     bars = [[runs.mean() - low], [high - runs.mean()]]
     ax.errorbar(at, runs.mean(), bars, capsize=3, **{"marker": "o"} | style)
 
 
-# %% mystnb={"figure": {"caption": "Rotated images, all angles seen: three optimisers with the ellipse's metric before them and without. Left: test accuracy over all angles; small dots are seeds, large ones means with 95 % bootstrap intervals. Right: training loss by epoch, means over seeds.", "name": "fig-optimisers-rotated"}, "image": {"alt": "Left, test accuracy for SGD, Adam and AdamW, each with two dots with error bars, with and without the metric. Right, six falling curves of training loss; for Adam and AdamW the two lie on each other."}}
+# %% mystnb={"figure": {"caption": "Rotated images, all angles seen: three optimisers with the ellipse's metric before them and without. Left: test accuracy over all angles; small dots are seeds, large ones means with 95 % t-intervals. Right: training loss by epoch, means over seeds.", "name": "fig-optimisers-rotated"}, "image": {"alt": "Left, test accuracy for SGD, Adam and AdamW, each with two dots with error bars, with and without the metric. Right, six falling curves of training loss; for Adam and AdamW the two lie on each other."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 for i, name in enumerate(ORDER):
     for given, method in METRIC.items():
@@ -540,7 +540,7 @@ plt.show()
 # %%
 def difference(a, b):
     """Mean and 95 % interval of a paired difference, in points."""
-    low, high = figures.bootstrap_interval(a - b)
+    low, high = figures.t_interval(a - b)
     return f"{100 * (a - b).mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
@@ -796,7 +796,7 @@ assert apart(flat(small.model), flat(shuffled.model)) > 0.1
 table = searched(plain_search, ["optimiser", "family"])
 display(Markdown(table.to_markdown()))
 
-# %% mystnb={"figure": {"caption": "Training without a context: an ellipse (blue) and a point network (grey), each at its best rate. Left: training loss by epoch. Right: accuracy on 2,000 validation images after each epoch, the ellipse at a random point for every image. Means over seeds; bands on the right are 95 % bootstrap intervals.", "name": "fig-optimisers-course"}, "image": {"alt": "Two panels of curves against the epoch. The grey curves of the point networks have the lower training loss and the higher validation accuracy throughout."}}
+# %% mystnb={"figure": {"caption": "Training without a context: an ellipse (blue) and a point network (grey), each at its best rate. Left: training loss by epoch. Right: accuracy on 2,000 validation images after each epoch, the ellipse at a random point for every image. Means over seeds; bands on the right are 95 % t-intervals.", "name": "fig-optimisers-course"}, "image": {"alt": "Two panels of curves against the epoch. The grey curves of the point networks have the lower training loss and the higher validation accuracy throughout."}}
 FAMILY = {"ellipse": figures.METHOD_COLOURS["ellipse"], "point": figures.METHOD_COLOURS["none"]}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 for family, colour in FAMILY.items():
@@ -936,7 +936,7 @@ plt.show()
 # own three sets. {numref}`fig-optimisers-ensemble` sets it against one point of it, the point network, and three point
 # networks trained apart.
 
-# %% mystnb={"figure": {"caption": "Averaged softmax outputs of equally spaced points of the ellipse (blue), of point networks trained apart with SGD (grey), against how many are averaged. At 1: a single point of the ellipse; grey squares and diamonds are the point networks of Adam and AdamW. Means over seeds, 95 % bootstrap intervals.", "name": "fig-optimisers-ensemble"}, "image": {"alt": "Three panels, accuracy, negative log-likelihood and calibration error against the number of averaged networks. The blue curves improve up to four points and stay; the grey curve of networks trained apart is above them in accuracy."}}
+# %% mystnb={"figure": {"caption": "Averaged softmax outputs of equally spaced points of the ellipse (blue), of point networks trained apart with SGD (grey), against how many are averaged. At 1: a single point of the ellipse; grey squares and diamonds are the point networks of Adam and AdamW. Means over seeds, 95 % t-intervals.", "name": "fig-optimisers-ensemble"}, "image": {"alt": "Three panels, accuracy, negative log-likelihood and calibration error against the number of averaged networks. The blue curves improve up to four points and stay; the grey curve of networks trained apart is above them in accuracy."}}
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.1))
 for column, (ax, label) in enumerate(zip(axes, ("test accuracy", "−log p", "calibration error"), strict=True), 1):
     for name in ORDER:
@@ -1081,7 +1081,7 @@ Markdown(
     f"Rows from code that has changed since: {int(resnet.stale.sum())}."
 )
 
-# %% mystnb={"figure": {"caption": "The residual network without a context, SGD: training loss by epoch (left), the ellipse's accuracy at 24 contexts, one line for a seed, with the mean of the point networks (dashed, middle), and the accuracy of averaged outputs (right; the square is the point network). Means over seeds, 95 % bootstrap intervals.", "name": "fig-optimisers-resnet"}, "image": {"alt": "Three panels for the residual network: falling losses of ellipse and point, accuracy around the ellipse, and accuracy against the number of averaged networks."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The residual network without a context, SGD: training loss by epoch (left), the ellipse's accuracy at 24 contexts, one line for a seed, with the mean of the point networks (dashed, middle), and the accuracy of averaged outputs (right; the square is the point network). Means over seeds, 95 % t-intervals.", "name": "fig-optimisers-resnet"}, "image": {"alt": "Three panels for the residual network: falling losses of ellipse and point, accuracy around the ellipse, and accuracy against the number of averaged networks."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.1))
 for family, colour in FAMILY.items():
     losses = values(resnet, "loss", family=family)

@@ -499,14 +499,14 @@ def panel(ax, metric, methods, shown):
     ax.minorticks_off()
 
 
-# %% mystnb={"figure": {"caption": "The paper's Fig. 2b at our scale: test accuracy over all angles against the fraction of angles seen in training. Means over seeds, bands are 95 % bootstrap intervals over seeds.", "name": "fig-rotated-sparsity"}, "image": {"alt": "Six curves of test accuracy over all angles against the fraction of angles seen, from one in a hundred to all, one for each method, with bands."}}
+# %% mystnb={"figure": {"caption": "The paper's Fig. 2b at our scale: test accuracy over all angles against the fraction of angles seen in training. Means over seeds, bands are 95 % t-intervals over seeds.", "name": "fig-rotated-sparsity"}, "image": {"alt": "Six curves of test accuracy over all angles against the fraction of angles seen, from one in a hundred to all, one for each method, with bands."}}
 fig, ax = plt.subplots(figsize=(6.6, 4.2))
 panel(ax, "all", METHODS, fractions)
 ax.set_ylabel("test accuracy, all angles")
 ax.legend(ncols=2)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "The same runs, seen and unseen angles apart. At fraction 1 no angle is unseen. Means over seeds and 95 % bootstrap intervals.", "name": "fig-rotated-unseen"}, "image": {"alt": "Two panels with the same six curves: accuracy at seen angles on the left and at unseen angles on the right, against the fraction of angles seen."}}
+# %% mystnb={"figure": {"caption": "The same runs, seen and unseen angles apart. At fraction 1 no angle is unseen. Means over seeds and 95 % t-intervals.", "name": "fig-rotated-unseen"}, "image": {"alt": "Two panels with the same six curves: accuracy at seen angles on the left and at unseen angles on the right, against the fraction of angles seen."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
 panel(axes[0], "seen", METHODS, fractions)
 panel(axes[1], "unseen", METHODS, [f for f in fractions if f < 1])
@@ -520,7 +520,7 @@ plt.show()
 # that learns one rule for all angles has two equal panels, one that learns the seen angles alone falls on the right.
 # {numref}`fig-rotated-angle` shows where on the circle the accuracy is lost when only a few angles were seen.
 
-# %% mystnb={"figure": {"caption": "Test accuracy by angle, in sectors of ten degrees, when the fewest angles were seen. Means over seeds (each with other seen angles) and 95 % bootstrap intervals.", "name": "fig-rotated-angle"}, "image": {"alt": "Accuracy against the angle of the image in degrees, for the ellipse and for the network without conditioning, trained on the fewest angles."}}
+# %% mystnb={"figure": {"caption": "Test accuracy by angle, in sectors of ten degrees, when the fewest angles were seen. Means over seeds (each with other seen angles) and 95 % t-intervals.", "name": "fig-rotated-angle"}, "image": {"alt": "Accuracy against the angle of the image in degrees, for the ellipse and for the network without conditioning, trained on the fewest angles."}}
 fig, ax = plt.subplots(figsize=(6.6, 3.4))
 for method in ("ellipse", "none"):
     part = rows[(rows.method == method) & (rows.fraction == fractions[0])]
@@ -593,8 +593,8 @@ display(Markdown(against.to_markdown(index=False)))
 
 # %%
 def difference(values):
-    """Mean and 95 % bootstrap interval of paired differences, in percentage points."""
-    low, high = figures.bootstrap_interval(values)
+    """Mean and 95 % t-interval of paired differences, in percentage points."""
+    low, high = figures.t_interval(values)
     return f"{100 * values.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 

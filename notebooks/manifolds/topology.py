@@ -526,8 +526,8 @@ def values(rows, metric, **where):
 
 
 def difference(a, b):
-    """Mean and 95 % bootstrap interval of paired differences, in points, in words."""
-    low, high = figures.bootstrap_interval(a - b)
+    """Mean and 95 % t-interval of paired differences, in points, in words."""
+    low, high = figures.t_interval(a - b)
     return f"{100 * (a - b).mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
@@ -542,7 +542,7 @@ def dots(ax, rows, arms, colours, metrics):
     for place, arm in enumerate(arms):
         for metric, face, shift in zip(metrics, (colours[arm["method"]], figures.GROUND), (-0.12, 0.12), strict=True):
             found = 100 * values(rows, metric, **arm)
-            low, high = figures.bootstrap_interval(found)
+            low, high = figures.t_interval(found)
             ax.plot([low, high], [place + shift] * 2, color=colours[arm["method"]], lw=1.4)
             ax.plot(found.mean(), place + shift, "o", mfc=face, mec=colours[arm["method"]], zorder=3)
     ax.set_yticks(range(len(arms)), [NAMES.get(arm["method"], arm["method"]) for arm in arms])
@@ -668,7 +668,7 @@ pair_rows = wm.sweep("topology_pairs", pairs, [pair_setting(a) for a in pair_arm
 # {numref}`fig-topology-pairs` shows what came, and the tables under it give the paired differences; `between` are contexts drawn
 # anywhere, not only on the grid.
 
-# %% mystnb={"figure": {"caption": "Test accuracy on pairs of contexts never seen together (filled) and on the pairs seen in training (open). Blue: the right product; vermilion: the wrong one; purple: one context alone. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-pairs"}, "image": {"alt": "Two panels, angle and noise on the left, angle and hue on the right, with a row for each method and two dots with intervals in each row: accuracy on unseen and on seen pairs."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy on pairs of contexts never seen together (filled) and on the pairs seen in training (open). Blue: the right product; vermilion: the wrong one; purple: one context alone. Means over seeds and 95 % t-intervals.", "name": "fig-topology-pairs"}, "image": {"alt": "Two panels, angle and noise on the left, angle and hue on the right, with a row for each method and two dots with intervals in each row: accuracy on unseen and on seen pairs."}} tags=["hide-input"]
 PAIR_COLOURS = {"angle alone": PART, "other alone": PART, "none": NONE, "concat": CONCAT}
 fig, axes = plt.subplots(1, len(tasks), figsize=(7.4, 3.3), squeeze=False)
 for ax, task in zip(axes[0], tasks, strict=True):
@@ -695,7 +695,7 @@ for task in tasks:
     display(Markdown(f"Angle and {other}, the right product ({task}) minus each other method, in points:"))
     display(Markdown(table.to_markdown() if len(table) else "(one method at this scale)"))
 
-# %% mystnb={"figure": {"caption": "Angle and noise: test accuracy against the level of the noise, at angles and levels anywhere (not only on the grid). Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-levels"}, "image": {"alt": "Curves of accuracy falling with the noise level, for the cylinder, the torus, the ellipse that hears of the angle alone, and the network without conditioning."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Angle and noise: test accuracy against the level of the noise, at angles and levels anywhere (not only on the grid). Means over seeds and 95 % t-intervals.", "name": "fig-topology-levels"}, "image": {"alt": "Curves of accuracy falling with the noise level, for the cylinder, the torus, the ellipse that hears of the angle alone, and the network without conditioning."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7.4, 3.4))
 shown = {"cylinder": RIGHT, "torus": WRONG, "angle alone": PART, "none": NONE}
 for method in [m for m in PAIRED["cylinder"][: scale.arms] if m in shown]:
@@ -952,7 +952,7 @@ sphere_rows = wm.sweep("topology_sphere", sphere, sphere_grid, scale)
 # {numref}`fig-topology-sphere` compares the methods and {numref}`fig-topology-distance` follows them away from the directions
 # seen.
 
-# %% mystnb={"figure": {"caption": "Solids: test accuracy over all directions (filled) and on new images from the directions seen in training (open). Blue: spheres of degree 1 and 2; vermilion: wrong shapes. Chance is 12.5 %. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-sphere"}, "image": {"alt": "Two panels, for 40 and for 12 directions seen in training, with a row for each method and two dots with intervals in each: accuracy over all directions and at the seen ones."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Solids: test accuracy over all directions (filled) and on new images from the directions seen in training (open). Blue: spheres of degree 1 and 2; vermilion: wrong shapes. Chance is 12.5 %. Means over seeds and 95 % t-intervals.", "name": "fig-topology-sphere"}, "image": {"alt": "Two panels, for 40 and for 12 directions seen in training, with a row for each method and two dots with intervals in each: accuracy over all directions and at the seen ones."}} tags=["hide-input"]
 SPHERE_COLOURS = {"sphere 1": RIGHT, "sphere 2": RIGHT, "line": WRONG, "ellipse": WRONG, "none": NONE, "concat": CONCAT}
 order = [m for m in ("sphere 1", "sphere 2", "line", "ellipse", "concat", "none") if m in SPHERES[: scale.arms]]
 fig, axes = plt.subplots(1, len(scale.views), figsize=(7.4, 3.1), sharex=True, squeeze=False)
@@ -961,7 +961,7 @@ for ax, count in zip(axes[0], scale.views, strict=True):
     ax.set_title(f"{count} directions seen")
 plt.show()
 
-# %% mystnb={"figure": {"caption": "Solids: test accuracy against the angle between a view and the nearest direction seen in training, with the fewest directions. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-distance"}, "image": {"alt": "Curves of accuracy against the angular distance to the nearest seen direction in degrees, one for each method."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Solids: test accuracy against the angle between a view and the nearest direction seen in training, with the fewest directions. Means over seeds and 95 % t-intervals.", "name": "fig-topology-distance"}, "image": {"alt": "Curves of accuracy against the angular distance to the nearest seen direction in degrees, one for each method."}} tags=["hide-input"]
 fewest = min(scale.views)
 styles = {"sphere 1": (RIGHT, "-"), "sphere 2": (RIGHT, "--"), "concat": (CONCAT, "-"), "none": (NONE, "-")}
 fig, ax = plt.subplots(figsize=(6.6, 3.6))
@@ -1085,7 +1085,7 @@ by_hand = multiply_adds(3, 16, widths, units)
 print(f"by hand {2 * by_hand:,} operations, by XLA {counted:,.0f}")
 assert 0 <= counted - 2 * by_hand < 0.05 * counted
 
-# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles (filled) and at the angles seen (open, dotted) against the arithmetic of one image. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-curves"}, "image": {"alt": "Accuracy against millions of multiply-adds for Fourier curves of three orders, closed splines of 4, 6, 8 and 12 points, a line and a network without conditioning, over all angles and at the seen ones."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles (filled) and at the angles seen (open, dotted) against the arithmetic of one image. Means over seeds and 95 % t-intervals.", "name": "fig-topology-curves"}, "image": {"alt": "Accuracy against millions of multiply-adds for Fourier curves of three orders, closed splines of 4, 6, 8 and 12 points, a line and a network without conditioning, over all angles and at the seen ones."}} tags=["hide-input"]
 fitted = curve_rows.query("preconditioner == 'gram'")
 points = {m: SHAPES["circle"][m][0].size if m in SHAPES["circle"] else 1 for m in fitted["method"]}
 families = {"fourier": RIGHT, "spline": SPLINE, "line": WRONG, "none": NONE}
@@ -1163,13 +1163,13 @@ for manifold, _ in SHAPES["circle"].values():
     assert abs(share(manifold, "gram") * manifold.size - 1) < 1e-3
 {m: round(share(wm.BSpline(8, periodic=True), m), 3) for m in ("gram", "no metric", "Table 1", "Eq. 39")}
 
-# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles against the share of a step that all contexts have in common. Filled: the Gram matrix as metric; open: another matrix or none. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-share"}, "image": {"alt": "Accuracy against a share between 0.05 and 1 on a logarithmic axis, one labelled dot for each curve and metric. Accuracy rises with the share and levels off near one third."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles against the share of a step that all contexts have in common. Filled: the Gram matrix as metric; open: another matrix or none. Means over seeds and 95 % t-intervals.", "name": "fig-topology-share"}, "image": {"alt": "Accuracy against a share between 0.05 and 1 on a logarithmic axis, one labelled dot for each curve and metric. Accuracy rises with the share and levels off near one third."}} tags=["hide-input"]
 arms_run = list(dict.fromkeys(zip(curve_rows["method"], curve_rows["preconditioner"], strict=True)))
 fig, ax = plt.subplots(figsize=(6.6, 3.9))
 for method, metric in arms_run:
     family = next(colour for name, colour in families.items() if method.startswith(name))
     found = 100 * values(curve_rows, "all", method=method, preconditioner=metric)
-    low, high = figures.bootstrap_interval(found)
+    low, high = figures.t_interval(found)
     x = 1.0 if method == "none" else share(SHAPES["circle"][method][0], metric)
     ax.plot([x, x], [low, high], color=family, lw=1.4)
     ax.plot(x, found.mean(), "o", color=family, mfc=family if metric == "gram" else figures.GROUND)
@@ -1233,7 +1233,7 @@ def by_angle(ax, rows, styles):
         ax.legend(fontsize=8)
 
 
-# %% mystnb={"figure": {"caption": "Test accuracy by angle minus that of a network without conditioning on the same images, in sectors of 20 degrees. Left: a full turn, twelve angles seen; the line has its seam at 0. Right: half a turn, all angles seen; the closed ellipse (vermilion) takes 0 and 180 degrees for one context, the arc is the same ellipse told the true angle. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-misspecified"}, "image": {"alt": "Two panels of accuracy against angle. Left, over a full turn: ellipse and line, the line low at both sides. Right, over half a turn: line, arc, closed ellipse and open spline."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy by angle minus that of a network without conditioning on the same images, in sectors of 20 degrees. Left: a full turn, twelve angles seen; the line has its seam at 0. Right: half a turn, all angles seen; the closed ellipse (vermilion) takes 0 and 180 degrees for one context, the arc is the same ellipse told the true angle. Means over seeds and 95 % t-intervals.", "name": "fig-topology-misspecified"}, "image": {"alt": "Two panels of accuracy against angle. Left, over a full turn: ellipse and line, the line low at both sides. Right, over half a turn: line, arc, closed ellipse and open spline."}} tags=["hide-input"]
 on_circle = {"fourier 1": (RIGHT, "-"), "line": (WRONG, "-")}
 on_segment = {"line": (RIGHT, "-"), "arc": (RIGHT, "--"), "ellipse": (WRONG, "-"), "spline 4": (SPLINE, "-")}
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
@@ -1454,8 +1454,8 @@ Markdown(
 #   methods would gain from more, and not all alike: a shape of $n$ points has $n$ times the weights and does $n$ times the
 #   arithmetic in an epoch. A comparison at equal epochs favours the larger shape where data are many and the smaller one
 #   where they are few.
-# - **Seeds.** Five, and three for the longer runs: a percentile bootstrap of so few is narrow, and an interval that just
-#   excludes zero should be read with that in mind. A small difference that none of the tables shows may exist all the same.
+# - **Seeds.** Five, and three for the longer runs: the t-interval of so few is wide, and a small difference may exist that
+#   none of the tables shows.
 # - **One size of everything.** One top level of noise, one grid for each pair of contexts and a quarter of it seen, one grain
 #   for the solids, one spacing of angles. The initial size of every manifold (`spread` 0.5) was not searched.
 # - **Pilots.** The top level of the noise, the grain of the solids and the batch size were set by a few pilots on validation

@@ -709,9 +709,9 @@ def along(frame, what):
 
 
 def points(values):
-    """Mean and 95 % bootstrap interval over seeds, in percentage points."""
+    """Mean and 95 % t-interval over seeds, in percentage points."""
     values = 100 * np.asarray(values, float)
-    return values.mean(), *map(float, figures.bootstrap_interval(values))
+    return values.mean(), *map(float, figures.t_interval(values))
 
 
 def in_points(values):
@@ -719,7 +719,7 @@ def in_points(values):
     return "{:.1f} [{:.1f}, {:.1f}]".format(*points(values))
 
 
-# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path, from the base network on: the authors' settings, a tuned FIP, fine-tuning and joint training. All twenty outputs compete. The axis begins at one half. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-published"}, "image": {"alt": "Two panels against the number of steps: accuracy on digits falls steeply for fine-tuning and stays high for the others, accuracy on clothes rises for all."}}
+# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path, from the base network on: the authors' settings, a tuned FIP, fine-tuning and joint training. All twenty outputs compete. The axis begins at one half. Means over seeds, bands are 95 % t-intervals.", "name": "fig-continual-published"}, "image": {"alt": "Two panels against the number of steps: accuracy on digits falls steeply for fine-tuning and stays high for the others, accuracy on clothes rises for all."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
 for arm, colour in OF_ARMS.items():
     part = published[published.arm == arm]
@@ -792,7 +792,7 @@ Markdown(
 )
 
 
-# %% mystnb={"figure": {"caption": "All methods with the same 50 memories and the same number of steps, each tuned alike, from the worst to the best mean. Exact directions see as many images in fewer steps; joint training keeps the whole first task, LwF and L2 keep no image of it. Dots are means over seeds, bars 95 % bootstrap intervals.", "name": "fig-continual-rivals"}, "image": {"alt": "Three panels with one row for each method: accuracy on digits, accuracy on clothes, and their mean, with dots and bars."}}
+# %% mystnb={"figure": {"caption": "All methods with the same 50 memories and the same number of steps, each tuned alike, from the worst to the best mean. Exact directions see as many images in fewer steps; joint training keeps the whole first task, LwF and L2 keep no image of it. Dots are means over seeds, bars 95 % t-intervals.", "name": "fig-continual-rivals"}, "image": {"alt": "Three panels with one row for each method: accuracy on digits, accuracy on clothes, and their mean, with dots and bars."}}
 def family(method):
     """A colour for each kind of method."""
     kinds = {"FIP, exact": 3, **dict.fromkeys(DISTANCES, 0), "replay": 1, "DER++": 1, "LwF": 2, "EWC": 2, "L2": 2}
@@ -868,14 +868,14 @@ if scale.name == "cpu":
 # %%
 if scale.name == "cpu":
     by_seed = rows.pivot(index="seed", columns="method", values="mean")
-    low, high = figures.bootstrap_interval((by_seed["DER++"] - by_seed["FIP, squared"]).to_numpy())
+    low, high = figures.t_interval((by_seed["DER++"] - by_seed["FIP, squared"]).to_numpy())
     assert low < 0 < high
     first, second = (rows.groupby("method")[m].mean() for m in ("on_first", "on_second"))
     assert 0.004 < of["FIP, KL"] - of["FIP, exact"] < 0.007
     assert first["FIP, exact"] < first["FIP, KL"]
     assert second["FIP, exact"] > second["FIP, KL"]
 
-# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path for seven of the methods. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-along"}, "image": {"alt": "Two panels against the share of the steps taken: accuracy on digits and on clothes for seven methods."}}
+# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path for seven of the methods. Means over seeds, bands are 95 % t-intervals.", "name": "fig-continual-along"}, "image": {"alt": "Two panels against the share of the steps taken: accuracy on digits and on clothes for seven methods."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
 shown = [m for m in COLOURS if m in METHODS]
 for method in shown:
@@ -917,7 +917,7 @@ grid = [
 ]  # fmt: skip
 strength = wm.sweep("continual_strength", evaluate, grid, three_seeds)
 
-# %% mystnb={"figure": {"caption": "What memory and λ are worth: mean accuracy on both tasks against the number of memories, left, and against λ at the tuned learning rate, right. Means over three seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-memory"}, "image": {"alt": "Two panels on logarithmic axes: mean accuracy against the number of memories for three methods, and against the strength of the penalty for two."}}
+# %% mystnb={"figure": {"caption": "What memory and λ are worth: mean accuracy on both tasks against the number of memories, left, and against λ at the tuned learning rate, right. Means over three seeds, bands are 95 % t-intervals.", "name": "fig-continual-memory"}, "image": {"alt": "Two panels on logarithmic axes: mean accuracy against the number of memories for three methods, and against the strength of the penalty for two."}}
 both = pd.concat([memory, rows[rows.seed < three_seeds.seeds]])
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 for method in KEPT:

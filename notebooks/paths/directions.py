@@ -383,7 +383,7 @@ def curve(frame, name):
     return np.stack([np.array(values, float) for values in frame[name]])
 
 
-# %% mystnb={"figure": {"caption": "One step of length 0.2 from the trained network, at eight values of β. Left: how far the outputs move against how far the new loss falls; predicted on the memory from the metric and the gradient, and measured on test images, with two other steps of that length. Right: how far the direction from a small basis is off that from 160 products, as a part of its length. Means over seeds; bands are 95 % bootstrap intervals.", "name": "fig-directions-dial"}, "image": {"alt": "Left: two curves that rise from small movements of the outputs to large ones as the loss falls more, the measured above the predicted. Right: errors that fall with the number of products, sooner for large β."}}
+# %% mystnb={"figure": {"caption": "One step of length 0.2 from the trained network, at eight values of β. Left: how far the outputs move against how far the new loss falls; predicted on the memory from the metric and the gradient, and measured on test images, with two other steps of that length. Right: how far the direction from a small basis is off that from 160 products, as a part of its length. Means over seeds; bands are 95 % t-intervals.", "name": "fig-directions-dial"}, "image": {"alt": "Left: two curves that rise from small movements of the outputs to large ones as the loss falls more, the measured above the predicted. Right: errors that fall with the number of products, sooner for large β."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.6))
 count, fell = len(scale.betas), dials["loss before"].to_numpy()[:, None] - curve(dials, "loss curve")
 moved, fell = curve(dials, "drift curve").mean(axis=0), fell.mean(axis=0)
@@ -609,14 +609,14 @@ def runs_of(method):
     return inertia[inertia.beta == 1.0] if method == "straight" else walks[walks.method == method]
 
 
-# %% mystnb={"figure": {"caption": "How far the outputs have moved against the distance walked: on the memory of 50 digits (left) and on test images (right); along straight lines (top) and on walks that look again (bottom). Geometric means over seeds; bands are 95 % bootstrap intervals of the logarithm.", "name": "fig-directions-drift"}, "image": {"alt": "Four panels of rising curves on logarithmic axes. On the memory, the geodesic and the anchored walk stay many decades below the others; on test images the curves lie close together in two groups, those that learn and those that do not."}}
+# %% mystnb={"figure": {"caption": "How far the outputs have moved against the distance walked: on the memory of 50 digits (left) and on test images (right); along straight lines (top) and on walks that look again (bottom). Geometric means over seeds; bands are 95 % t-intervals of the logarithm.", "name": "fig-directions-drift"}, "image": {"alt": "Four panels of rising curves on logarithmic axes. On the memory, the geodesic and the anchored walk stay many decades below the others; on test images the curves lie close together in two groups, those that learn and those that do not."}}
 fig, axes = plt.subplots(2, 2, figsize=(7.6, 6.4), sharex=True, sharey=True)
 for row, group in zip(axes, (LINES, WALKS), strict=True):
     for method, (label, colour) in group.items():
         for ax, name in zip(row, ("memory", "drift"), strict=True):
             values = on_grid(runs_of(method), name)
             ax.loglog(GRID, 10 ** values.mean(axis=0), color=colour, label=label)
-            ax.fill_between(GRID, *(10**x for x in figures.bootstrap_interval(values)), color=colour, alpha=0.18, lw=0)
+            ax.fill_between(GRID, *(10**x for x in figures.t_interval(values)), color=colour, alpha=0.18, lw=0)
     row[0].set_ylabel("mean ½ |change of the outputs|²")
     row[1].legend(fontsize=8)
 for ax, title in zip(axes.flat, ("lines, memory", "lines, test", "walks, memory", "walks, test"), strict=True):
@@ -638,8 +638,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 def interval(values, digits=1):
-    """A mean with its 95 % bootstrap interval, in words."""
-    low, high = figures.bootstrap_interval(np.asarray(values, float))
+    """A mean with its 95 % t-interval, in words."""
+    low, high = figures.t_interval(np.asarray(values, float))
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -1018,7 +1018,7 @@ Markdown(
 # %% [markdown]
 # ## Verdict
 #
-# The claims were written down before the runs. Differences are paired over seeds; a claim holds if the 95 % bootstrap interval
+# The claims were written down before the runs. Differences are paired over seeds; a claim holds if the 95 % t-interval
 # of every difference says so.
 
 # %%

@@ -552,7 +552,7 @@ def spectrum_panel(ax, network, data):
     for epochs, (label, colour) in STATES.items():
         for column, style, distance in (("ranked", "-", "squared error"), ("kl_ranked", "--", "KL")):
             values = np.log10(np.maximum(stacked(pick(network, data, epochs), column), 1e-12))
-            low, high = figures.bootstrap_interval(values)
+            low, high = figures.t_interval(values)
             at = RANKS[: values.shape[1]]
             ax.plot(at, 10 ** values.mean(axis=0), style, color=colour, label=f"{label}, {distance}")
             ax.fill_between(at, 10**low, 10**high, color=colour, alpha=0.18, linewidth=0)
@@ -562,7 +562,7 @@ def spectrum_panel(ax, network, data):
     )
 
 
-# %% mystnb={"figure": {"caption": "All eigenvalues of the metric that are not zero by counting alone, by rank, for the largest number of inputs of the sweep. Solid: squared error of the logits; dashed: Kullback–Leibler divergence of the probabilities. Dotted: the threshold of one thousandth. Geometric means over seeds and 95 % bootstrap intervals.", "name": "fig-metric-spectra"}, "image": {"alt": "Four panels with falling curves of eigenvalues against rank on logarithmic axes, before and after training and for two output distances."}}
+# %% mystnb={"figure": {"caption": "All eigenvalues of the metric that are not zero by counting alone, by rank, for the largest number of inputs of the sweep. Solid: squared error of the logits; dashed: Kullback–Leibler divergence of the probabilities. Dotted: the threshold of one thousandth. Geometric means over seeds and 95 % t-intervals.", "name": "fig-metric-spectra"}, "image": {"alt": "Four panels with falling curves of eigenvalues against rank on logarithmic axes, before and after training and for two output distances."}}
 fig, axes = plt.subplots(2, 2, figsize=(7.4, 5.8), sharex=True, sharey=True)
 for ax, case in zip(axes.flat, PANELS, strict=True):
     spectrum_panel(ax, *case)
@@ -576,9 +576,9 @@ plt.show()
 
 # %%
 def spread(part, column, spec=".3g"):
-    """A mean over seeds with its 95 % bootstrap interval."""
+    """A mean over seeds with its 95 % t-interval."""
     values = part[column].to_numpy(float)
-    low, high = figures.bootstrap_interval(values)
+    low, high = figures.t_interval(values)
     return f"{values.mean():{spec}} [{low:{spec}}, {high:{spec}}]".replace("-", "−")
 
 
@@ -771,7 +771,7 @@ def growth_panel(ax):
         counts = np.array(pick("LeNet-300-100", "mnist", epochs, inputs=scale.sizes[-1]).counts.tolist(), float)
         ax.plot(scale.sizes, counts.mean(axis=0), "o-", color=colour, label=f"{label}, exact")
         estimate = np.array(grown[grown.epochs == epochs].steep.tolist(), float)
-        low, high = figures.bootstrap_interval(estimate)
+        low, high = figures.t_interval(estimate)
         mean = estimate.mean(axis=0)
         ax.errorbar(
             scale.growth,
@@ -800,7 +800,7 @@ def small_panel(ax):
     ax.minorticks_off()
 
 
-# %% mystnb={"figure": {"caption": "How many eigenvalues of the metric (squared error) are at least one thousandth, against the number of test images that it averages over. Left: LeNet-300-100, from kernels (exact) and by quadrature. Right: the network of 630 weights, exact. Means over seeds and 95 % bootstrap intervals.", "name": "fig-metric-growth"}, "image": {"alt": "Two panels of rising curves beside a dotted line for the bound on the rank."}}
+# %% mystnb={"figure": {"caption": "How many eigenvalues of the metric (squared error) are at least one thousandth, against the number of test images that it averages over. Left: LeNet-300-100, from kernels (exact) and by quadrature. Right: the network of 630 weights, exact. Means over seeds and 95 % t-intervals.", "name": "fig-metric-growth"}, "image": {"alt": "Two panels of rising curves beside a dotted line for the bound on the rank."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
 growth_panel(axes[0])
 small_panel(axes[1])

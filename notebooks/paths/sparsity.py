@@ -576,7 +576,7 @@ def curves(ax, names, metric="accuracy", function=lambda v: 100 * (1 - v), **lin
     sparsity_axis(ax)
 
 
-# %% mystnb={"figure": {"caption": "Test error after projection, against the share of the weights of the matrices that are zero; both axes logarithmic. Left: methods that see no label after the dense network's training. Right: methods that do, and one of the left. Grey line: the dense network. Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-error"}, "image": {"alt": "Two panels of test error in percent against the share of weights set to zero, from a fifth to 99.4 percent, with a curve for each method."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test error after projection, against the share of the weights of the matrices that are zero; both axes logarithmic. Left: methods that see no label after the dense network's training. Right: methods that do, and one of the left. Grey line: the dense network. Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-error"}, "image": {"alt": "Two panels of test error in percent against the share of weights set to zero, from a fifth to 99.4 percent, with a curve for each method."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 4.8), sharey=True)
 curves(axes[0], ["one shot", "FIP, as printed", "FIP, paper", "FIP, code"])
 curves(axes[0], ["FIP, paper (mean)", "FIP, tuned", "distillation"])
@@ -651,7 +651,7 @@ if scale.name == "cpu":
 # walk would go down in the first panel, stay down in the second, and in the third its dashed line would stay up while
 # its solid line joins it.
 
-# %% mystnb={"figure": {"caption": "Walks to 98.7 % zeros; the first point is the start. Left: the distance to the sparse submanifold. Middle: the drift of the outputs, before projection, on images held out (the start, zero, is drawn at a millionth). Right: accuracy on those images, before projection (dashed) and after it (solid). Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-walk"}, "image": {"alt": "Three panels against the number of steps, logarithmic, with a curve for each of five walks: distance to the sparse submanifold, drift, and accuracy before and after projection."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Walks to 98.7 % zeros; the first point is the start. Left: the distance to the sparse submanifold. Middle: the drift of the outputs, before projection, on images held out (the start, zero, is drawn at a millionth). Right: accuracy on those images, before projection (dashed) and after it (solid). Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-walk"}, "image": {"alt": "Three panels against the number of steps, logarithmic, with a curve for each of five walks: distance to the sparse submanifold, drift, and accuracy before and after projection."}} tags=["hide-input"]
 SHOWN = 0.987 if 0.987 in scale.fractions else scale.fractions[-1]
 walks = {name: rows[rows.method == name] for name in WALKS}
 walks["FIP, paper (mean)"] = mean_rows[mean_rows.method == "FIP, paper"]
@@ -671,7 +671,7 @@ axes[1].set(yscale="log")
 axes[0].legend(fontsize=7)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "How far each walk got. Left: the distance to the sparse submanifold at its end, relative to the start. Right: what the projection then costs, test accuracy before minus after, in points. Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-left"}, "image": {"alt": "Two panels against the share of weights set to zero, with a curve for each of five walks: the share of the distance that is left, and the points of accuracy that projection costs."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How far each walk got. Left: the distance to the sparse submanifold at its end, relative to the start. Right: what the projection then costs, test accuracy before minus after, in points. Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-left"}, "image": {"alt": "Two panels against the share of weights set to zero, with a curve for each of five walks: the share of the distance that is left, and the points of accuracy that projection costs."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
 arrived = [*WALKS, "FIP, paper (mean)"]
 curves(axes[0], arrived, "left", lambda v: np.maximum(v, 1e-6))
@@ -731,7 +731,7 @@ if scale.name == "cpu":
 # Magnitude is compared over all layers together, and the layers are not alike: the first has 235,200 weights, each of them small, the
 # last a thousand. {numref}`fig-sparsity-layers` shows which layer pays, {numref}`fig-sparsity-sizes` what the walks do to the weights before the projection takes them.
 
-# %% mystnb={"figure": {"caption": "The share of each layer's weights that is left, against the share of all that is zero; dotted: if every layer gave alike. Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-layers"}, "image": {"alt": "Three panels, one for each layer of the network, with curves of the share of its weights that is left against the share set to zero in all, for five methods."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The share of each layer's weights that is left, against the share of all that is zero; dotted: if every layer gave alike. Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-layers"}, "image": {"alt": "Three panels, one for each layer of the network, with curves of the share of its weights that is left against the share set to zero in all, for five methods."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 3, figsize=(7.8, 3.8), sharey=True)
 for name in ("one shot", "FIP, tuned", "FIP, paper (mean)", "ticket", "ticket, all rounds"):
     where = np.array(ticket_rows.layers.tolist())
@@ -803,8 +803,8 @@ if scale.name == "cpu":
 
 # %% tags=["hide-input"]
 def difference(values):
-    """Mean and 95 % bootstrap interval of paired differences, in points, in words."""
-    low, high = figures.bootstrap_interval(values)
+    """Mean and 95 % t-interval of paired differences, in points, in words."""
+    low, high = figures.t_interval(values)
     return f"{100 * values.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
@@ -830,17 +830,17 @@ display(Markdown(table.to_markdown()))
 # %%
 if scale.name == "cpu":
     labels, walked = pairs["the mask held: labels minus outputs"], pairs["outputs: the tuned walk minus the mask held"]
-    low, high = figures.bootstrap_interval(labels)
+    low, high = figures.t_interval(labels)
     assert (mean("fine-tuning") > full)[:3].all()
     assert (held < full + 0.001).all()
     assert (low > 0)[:4].all()
     assert (labels.mean(axis=0) < 0.004).all()
     assert not (low > 0)[4:].any()
     assert (abs(walked.mean(axis=0)) < 0.002)[:-1].all()
-    by_paper = figures.bootstrap_interval(pairs["outputs: the paper's walk (mean) minus the mask held"])
+    by_paper = figures.t_interval(pairs["outputs: the paper's walk (mean) minus the mask held"])
     assert (by_paper[0] > 0)[-1]
     assert (by_paper[1] < 0)[:4].all()
-    assert not (figures.bootstrap_interval(walked)[0] > 0)[-1]
+    assert not (figures.t_interval(walked)[0] > 0)[-1]
     assert len({*np.sign(walked.mean(axis=0))}) == 2
 
 # %% [markdown]
@@ -935,7 +935,7 @@ Markdown(
 #   89 % FIP's best is an edge, its smallest rate and penalty; there all that is near it is within a few tenths of a point.
 # - **The ticket** is trained by Adam for two epochs a round; in the paper, by SGD for 40 with the last layer exempt from pruning.
 # - **Sparsity** here is a count of zeros. That a sparse matrix saves memory or time on a device is another matter.
-# - **Seeds.** Five: a percentile bootstrap of five is narrow, and an interval that just excludes zero says little.
+# - **Seeds.** Five. The t-interval of five is wide: a small difference may exist that no table shows.
 #
 # Next, not run: a penalty that falls along the walk, so that it is the function first and the zeros last that decide; the same walk with the
 # labels' loss in place of the outputs; the authors' settings with four times the steps; exact directions in place of Adam; and
