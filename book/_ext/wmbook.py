@@ -536,7 +536,9 @@ class Verdicts(SphinxDirective):
 
     def _count(self, tables: list[Any]) -> str:
         """How many claims came to which verdict, by when they were written, as a table."""
-        words = [verdict.partition(";")[0].replace("holds", "reproduced") for table in tables for verdict in table.verdict]
+        words = [
+            verdict.partition(";")[0].replace("holds", "reproduced") for table in tables for verdict in table.verdict
+        ]
         written = [when for table in tables for when in table.written]
         kinds = {
             "before their rows": lambda when: "before" in when,

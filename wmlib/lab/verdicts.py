@@ -154,9 +154,9 @@ class Outcome:
 
     @property
     def interval(self) -> str:
-        """Mean and interval in words, in the claim's unit: "+1.2 [+0.4, +2.0]", or "+1.2 exactly"."""
+        """Mean and interval in words, in the claim's unit: "+1.2 [+0.4, +2.0]", or "exactly +1.2"."""
         if self.deterministic:
-            return f"{_show(self.mean, self.unit)} exactly"
+            return f"exactly {_show(self.mean, self.unit)}"
         return f"{_show(self.mean, self.unit)} [{_show(self.low, self.unit)}, {_show(self.high, self.unit)}]"
 
     @property
@@ -302,7 +302,7 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
             missing.append(f"{_against(comparison)} has {len(seeds)} of {enough} seeds")
             continue
         sides = [np.array([side[seed] for seed in seeds]) for side in (a, b)]
-        outcomes.append(_outcome(comparison, *sides, claim.unit))
+        outcomes.append(_outcome(comparison, sides[0], sides[1], claim.unit))
         stale, untold = stale + counts_a[0] + counts_b[0], untold + counts_a[1] + counts_b[1]
     outcomes = _at_holm(outcomes)
     value = "not tested" if missing else _verdict(outcomes)
@@ -424,6 +424,9 @@ def _claim(table: dict[str, Any]) -> Claim:
     for key in ("text", "source"):
         if not isinstance(table.get(key), str) or not table[key].strip():
             raise ValueError(f'it needs a {key}, as in {key} = "{"Fig. 2b" if key == "source" else "A is above B"}"')
+    compare = table.get("compare")
+    if not isinstance(compare, list) or not compare or not all(isinstance(c, dict) for c in compare):
+        raise ValueError("it compares nothing; add a table [[claim.compare]] with a, b and expect")
     if not isinstance(unit := table.get("unit"), str):
         raise ValueError(
             f'it needs a unit, of its differences and of the margin: "points" (hundredths), "%" (of b), another word, or ""'
@@ -435,9 +438,6 @@ def _claim(table: dict[str, Any]) -> Claim:
             f" commit counts as after), got {written!r}"
         )
     date = _date(table, "date", "the day it was written")
-    compare = table.get("compare")
-    if not isinstance(compare, list) or not compare or not all(isinstance(c, dict) for c in compare):
-        raise ValueError("it compares nothing; add a table [[claim.compare]] with a, b and expect")
     common = {key: table[key] for key in _INHERITED & table.keys()}
     comparisons = [comparison for c in compare for comparison in _comparisons({**common, **c})]
     return Claim(table["text"], table["source"], unit, written, date, tuple(comparisons))
