@@ -750,8 +750,8 @@ Markdown(
 #
 # - **Scale.** 16 × 16 pixels, 10,000 images, a thin network and few epochs. A penalty on weights matters most for a network
 #   that overfits; these hardly do, so the verdict on Eq. 14 is a verdict at this scale.
-# - **Seeds.** Five. With no true difference an interval excludes zero on the expected side once in forty comparisons, so single
-#   comparisons among the many here should not be leaned on. With the first three seeds alone two of the sixteen comparisons with rivals had come out for the line.
+# - **Seeds.** Five. With no true difference an interval excludes zero on the expected side once in forty comparisons, so
+#   single comparisons among the many here should not be leaned on.
 # - **Tuning.** One seed; four settings for each family, of which the line spends one on its size at the start; then three
 #   strengths of the penalty. The best rate of the line without metric is the largest that a line was given (0.03), so it may
 #   be better still; the rates of the rivals lie inside their range. The strengths chosen are often the

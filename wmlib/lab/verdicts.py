@@ -1,4 +1,4 @@
-"""Claims that are fixed before the numbers, and verdicts that one rule computes from recorded runs."""
+"""Claims as data, with the day each was written, and verdicts that one rule computes from recorded runs."""
 
 from . import _extra as _extra  # isort: split
 
@@ -54,16 +54,14 @@ class Comparison:
     def decide(self, low: float, high: float) -> State:
         """What an interval $[l, h]$ of the difference, less `by`, says of the expectation, with the margin $m$.
 
-        | expected | shown | contradicted |
-        | --- | --- | --- |
-        | higher | $l > m$ | $h < -m$ |
-        | lower | $h < -m$ | $l > m$ |
-        | not lower | $l > -m$ | $h < -m$ |
-        | not higher | $h < m$ | $l > m$ |
-        | same | $-m < l$ and $h < m$ | $l > m$ or $h < -m$ |
+        - "higher" is shown if $l > m$, contradicted if $h < -m$;
+        - "lower" is shown if $h < -m$, contradicted if $l > m$;
+        - "not lower" is shown if $l > -m$, contradicted if $h < -m$;
+        - "not higher" is shown if $h < m$, contradicted if $l > m$;
+        - "same" is shown if $-m < l$ and $h < m$, contradicted if $l > m$ or $h < -m$.
 
-        Otherwise it is undecided. A value without spread, $l = h$, may lie on the bound of the last three rows and is
-        shown there: 80 is not higher than 80.
+        Otherwise it is undecided. A value without spread, $l = h$, may lie on the bound of the last three and is shown
+        there: 80 is not higher than 80.
         """
         low, high = low - self.by, high - self.by
         above, below = low > self.margin, high < -self.margin
