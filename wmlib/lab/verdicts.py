@@ -133,7 +133,7 @@ class Outcome:
     `mean`, `low` and `high` are those of the paired differences a − b and of their 95 % interval, and `margin` is the
     least difference that matters (beyond `by`), all in the claim's `unit`. `state` is what that interval says; `state_holm` is what is
     left of it at the comparison's level of Holm, and `p` the value that Holm ranks (see `Comparison.p_value`).
-    `deterministic` differences have no spread, and `low` and `high` are their value.
+    `deterministic` differences have no spread: `low` and `high` are their value, and `p` is 0 or, undecided, 1.
     """
 
     a: Mapping[str, Any]
@@ -361,7 +361,7 @@ def _outcome(comparison: Comparison, a: np.ndarray, b: np.ndarray, unit: str) ->
             raise ValueError(f'{_against(comparison)} is given in "%" of b, which is {b.min():g}; choose another unit')
         a, b = a / b, np.ones_like(b)
     differences = (a - b) * (100 if unit in _UNITS else 1)
-    mean, p = float(differences.mean()), 0.0
+    mean = float(differences.mean())
     # Beyond the rounding of equal differences of unequal numbers.
     spread = np.ptp(a - b) > 1e-12 * max(np.abs(a).max(), np.abs(b).max())
     if spread and comparison.deterministic:
@@ -370,10 +370,10 @@ def _outcome(comparison: Comparison, a: np.ndarray, b: np.ndarray, unit: str) ->
             f" {np.ptp(differences):.3g}; leave out deterministic = true"
         )
     low, high = map(float, t_interval(differences)) if spread else (mean, mean)
-    if spread:
-        error = float(differences.std(ddof=1)) / math.sqrt(len(a))
-        p = comparison.p_value(mean, error, len(a))
     state = comparison.decide(low, high)
+    p = float(state == "undecided")
+    if spread:
+        p = comparison.p_value(mean, float(differences.std(ddof=1)) / math.sqrt(len(a)), len(a))
     return Outcome(
         comparison.a,
         comparison.b,
