@@ -1041,8 +1041,8 @@ if scale.name == "cpu":
     assert judgement.verdict.tolist() == [*said, "partly", "holds"]
     by_weights = costs.groupby("size")[["direction_wall", "alive"]].mean()
     assert (by_weights.direction_wall / 40).between(2, 3.5).all()
-    assert 31 < by_weights.alive[4] < 31.5
-    assert by_weights.alive[5:].max() < 30
+    assert 31 < by_weights.alive.loc[4] < 31.5
+    assert by_weights.alive.loc[5:].max() < 30
 
 # %% [markdown]
 # ## Limits, and what is next
