@@ -1031,14 +1031,18 @@ display(Markdown(judgement.to_markdown(index=False)))
 # %% [markdown]
 # The paper's central sentence holds on this network: steps that mind the outputs keep the function better than those that
 # do not. Its picture of a functionally invariant *subspace* holds for the inputs that define it, and hardly beyond them.
-# Four claims failed. Two are ours on cost and accuracy of the direction: twenty products are too few for the smallest β, and the direction is
-# three times as dear as claimed. One is the tenfold advantage of a flat direction over a random one, and one the walk
-# without enough inertia.
+# Four claims failed. Two are ours on accuracy and cost of the direction: twenty products are too few for the smallest β,
+# and the direction is two to three times as dear as claimed. One is the tenfold advantage of a flat direction over a random one, and
+# one the walk without enough inertia. A fifth held in part: on the network of 10⁴ weights 31 numbers a weight are alive, one more than claimed.
 
 # %%
 if scale.name == "cpu":
     said = ["not reproduced", "reproduced", "not reproduced", *["holds"] * 5, "does not hold", "does not hold"]
-    assert judgement.verdict.tolist() == [*said, "holds", "holds"]
+    assert judgement.verdict.tolist() == [*said, "partly", "holds"]
+    by_weights = costs.groupby("size")[["direction_wall", "alive"]].mean()
+    assert (by_weights.direction_wall / 40).between(2, 3.5).all()
+    assert 31 < by_weights.alive.loc[4] < 31.5
+    assert by_weights.alive.loc[5:].max() < 30
 
 # %% [markdown]
 # ## Limits, and what is next
@@ -1053,7 +1057,7 @@ if scale.name == "cpu":
 #   length, and plain gradients one minibatch; momentum, schedules and step control on the drift are in the library and not used.
 # - **Geodesics** on the large network are integrated with loose tolerances, and their least-squares solves stop after a
 #   hundred iterations; the residual that is left stands with the results.
-# - **Cost.** Times are of a machine on which other work was running.
+# - **Cost.** Times are of one core, on which nothing else ran; ratios are taken between calls that alternate.
 #
 # Next: the directions that a walk finds change little from step to step, so that the last basis might serve for the next step;
 # and a preconditioner from the leading eigenvectors would let twenty products resolve flatter directions.
