@@ -9,13 +9,15 @@
 5. Docstrings are written in the Markdown that editors show; they are turned into what
    autodoc reads, and a name in backticks becomes a link wherever there is a page for it.
 6. ``{wm-versions}`` writes the table of the software that the page was built with.
-7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs.
+7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs, and the role ``{claim}`` says the
+   verdict on one of them, or fails the build.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib
 import inspect
@@ -558,6 +560,47 @@ class Verdicts(SphinxDirective):
         return into
 
 
+_SAID = re.compile(r"(?:(?P<chapter>[\w/]+) )?(?P<number>\d+) (?P<verdict>[a-z ]+)")
+
+
+@functools.cache
+def judged(chapter: str) -> list[str]:
+    """The verdicts of a chapter's claims, in their order, from the recorded runs."""
+    from wmlib.lab.verdicts import verdict_table
+
+    table = verdict_table(chapter, os.environ.get("WMLIB_PRESET", "cpu"))
+    return [verdict.partition(";")[0] for verdict in table.verdict]
+
+
+def wrongly_said(text: str, chapter: str) -> str:
+    """What is wrong with the text of a role `claim` on the page of a chapter, or nothing."""
+    if not (said := _SAID.fullmatch(text)):
+        return f"{text!r} is not the number of a claim and its verdict, as in `4 contradicted`"
+    verdicts = judged(said["chapter"] or chapter)
+    if not 1 <= (number := int(said["number"])) <= len(verdicts):
+        return f"{said['chapter'] or chapter} has {len(verdicts)} claims, and none of number {number}"
+    if (verdict := verdicts[number - 1]) != said["verdict"]:
+        return f"claim {number} of {said['chapter'] or chapter} is {verdict!r} and the page says {said['verdict']!r}"
+    return ""
+
+
+def claim_role(role, rawtext, text, lineno, inliner, options=None, content=None):
+    """``{claim}`4 contradicted` ``: the verdict on a claim of this page, in words that hold, or the build fails.
+
+    ``{claim}`paths/metric 4 contradicted` `` is a claim of another chapter.
+    """
+    page = inliner.document.settings.env.docname
+    if wrong := wrongly_said(text, page.removeprefix("notebooks/")):
+        return [nodes.literal(text, text)], [inliner.reporter.warning(f"{page}: {wrong}", line=lineno)]
+    said = _SAID.fullmatch(text)
+    assert said is not None
+    link = addnodes.pending_xref(
+        "", refdoc=page, refdomain="std", reftype="doc", reftarget="/book/verdicts", refexplicit=True
+    )
+    link += nodes.emphasis("", said["verdict"], classes=["verdict"])
+    return [link, nodes.Text(f" (claim {said['number']})")], []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     # Before intersphinx and myst-nb read what is set here.
     app.connect("config-inited", choose_cache, priority=100)
@@ -568,6 +611,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-signature", signature_as_written)
     app.add_role("name", name_role)
+    app.add_role("claim", claim_role)
     app.config.default_role = "name"
     # Before the theme fills its menu of downloads.
     app.connect("html-page-context", offer_downloads, priority=100)
