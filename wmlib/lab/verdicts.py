@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import re
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
 from scipy import stats
 
-from .figures import t_interval
+from .figures import PALETTE, VERDICT_COLOURS, t_interval
 from .runs import recorded_runs
 
 _CLAIMS = Path(__file__).resolve().parents[2] / "book" / "claims"
@@ -138,6 +141,7 @@ class Outcome:
 
     a: Mapping[str, Any]
     b: Mapping[str, Any]
+    expect: str
     mean: float
     low: float
     high: float
@@ -309,6 +313,29 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
     return Judgement(claim, value, tuple(outcomes), tuple(missing), stale, untold)
 
 
+def judge_chapter(
+    chapter: str | os.PathLike[str],
+    preset: str,
+    *,
+    rows: Mapping[str, pd.DataFrame] | None = None,
+    results: str | os.PathLike[str] | None = None,
+) -> list[Judgement]:
+    """The verdicts on every claim of a chapter, in their order.
+
+    **Arguments:** `chapter`, as for `read_claims`. `preset`, the name of the scale whose rows decide. `rows`, frames of
+    `sweep` by experiment; those not given are read from the recorded runs, in `results` or where `sweep` looks.
+
+    **Raises:** as `read_claims` and `judge`.
+
+        first, *others = judge_chapter("manifolds/rotated_images", "cpu")
+    """
+    claims = read_claims(chapter)
+    names = {side["experiment"] for c in claims for o in c.comparisons for side in (o.a, o.b) if "value" not in side}
+    given = rows or {}
+    frames = {n: given[n] if n in given else recorded_runs(n, preset, results=results) for n in names}
+    return [judge(claim, frames) for claim in claims]
+
+
 def verdict_table(
     chapter: str | os.PathLike[str],
     preset: str,
@@ -318,24 +345,19 @@ def verdict_table(
 ) -> pd.DataFrame:
     """Every claim of a chapter with its verdict, as a frame to show.
 
-    **Arguments:** `chapter`, as for `read_claims`. `preset`, the name of the scale whose rows decide. `rows`, frames of
-    `sweep` by experiment; those not given are read from the recorded runs, in `results` or where `sweep` looks.
+    **Arguments:** as for `judge_chapter`.
 
     **Returns:** a frame with the columns claim, the paper (where it is), written (when, and whether that makes it a test),
     ours, seeds and verdict. A verdict that rests on rows of changed code says so, and beside the seeds stands where rows
     do not tell which data they were computed on.
 
-    **Raises:** as `read_claims` and `judge`.
+    **Raises:** as `judge_chapter`.
 
         table = verdict_table("manifolds/rotated_images", "cpu")
         print(table.to_markdown(index=False))
     """
-    claims = read_claims(chapter)
-    names = {side["experiment"] for c in claims for o in c.comparisons for side in (o.a, o.b) if "value" not in side}
-    given = rows or {}
-    frames = {n: given[n] if n in given else recorded_runs(n, preset, results=results) for n in names}
     table = []
-    for judgement in (judge(claim, frames) for claim in claims):
+    for judgement in judge_chapter(chapter, preset, rows=rows, results=results):
         seeds = sorted({outcome.seeds for outcome in judgement.comparisons})
         untold = "; data not fingerprinted" if judgement.unfingerprinted else ""
         old = f"; {judgement.stale} rows from code that has changed since" if judgement.stale else ""
@@ -348,6 +370,55 @@ def verdict_table(
             "verdict": judgement.value + old,
         })  # fmt: skip
     return pd.DataFrame(table)
+
+
+def plot_verdicts(ax: Axes, judgements: Sequence[Judgement], *, width: int = 46) -> None:
+    r"""Draw the claims of a chapter as intervals, each in units of its margin, with the verdicts at the right.
+
+    A bar is the 95 % interval of a comparison's difference $d$, a dot its mean, as $\pm (d - b)/m$ with the margin $m$ and the
+    claim's own difference $b$ (`by`). The sign turns what is expected to the right: "higher" and "lower" are shown right
+    of 1, "not lower" and "not higher" right of −1. "Same", drawn with squares, is shown between the two. The axis is
+    linear between −1 and 1 and logarithmic beyond. In the place of a margin of zero stands a tenth of the claim's
+    largest difference.
+
+    **Arguments:** `judgements`, numbered from 1 in their order. `width`, the characters in a line of a claim's text.
+
+    **Raises:** `ValueError` if there is none.
+
+        plot_verdicts(ax, judge_chapter("manifolds/rotated_images", "cpu"))
+    """
+    if not judgements:
+        raise ValueError("there is no judgement to draw; give those of the claims of a chapter")
+    places, labels, top = [], [], 0.0
+    for number, judgement in enumerate(judgements, 1):
+        lines = textwrap.wrap(f"{number}. {judgement.claim.text}", width)
+        colour, outcomes = VERDICT_COLOURS[judgement.value], judgement.comparisons
+        height = max(0.5 * len(lines), 0.2 * len(outcomes))
+        for outcome, y in zip(
+            outcomes, top + height * (np.arange(len(outcomes)) + 0.5) / max(len(outcomes), 1), strict=True
+        ):
+            low, mean, high = _in_margins(outcome, judgement)
+            ax.plot([low, high], [y, y], color=colour, lw=1.6, solid_capstyle="butt")
+            ax.plot([mean], [y], "s" if outcome.expect == "same" else "o", color=colour, ms=3.5)
+        ax.annotate(
+            judgement.value, (1.02, top + height / 2), xycoords=("axes fraction", "data"), va="center", color=colour
+        )
+        places, labels, top = [*places, top + height / 2], [*labels, "\n".join(lines)], top + height + 0.4
+    ax.axvspan(-1, 1, color=PALETTE[6], alpha=0.12, lw=0)
+    ax.axvline(0, color=PALETTE[6], lw=0.8)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+    ax.xaxis.set_major_locator(ticker.SymmetricalLogLocator(base=10, linthresh=1))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_yticks(places, labels)
+    ax.set(ylim=(top, -0.4), xlabel="difference in margins, as claimed →")
+    ax.grid(False, axis="y")
+
+
+def _in_margins(outcome: Outcome, judgement: Judgement) -> list[float]:
+    """The ends of an interval with the mean between them, in units of the margin, what is expected to the right."""
+    unit = outcome.margin or max(abs(o.mean - o.by) for o in judgement.comparisons) / 10 or 1.0
+    sign = -1 if outcome.expect in ("lower", "not higher") else 1
+    return sorted(sign * (value - outcome.by) / unit for value in (outcome.low, outcome.mean, outcome.high))
 
 
 def _show(difference: float, unit: str) -> str:
@@ -377,6 +448,7 @@ def _outcome(comparison: Comparison, a: np.ndarray, b: np.ndarray, unit: str) ->
     return Outcome(
         comparison.a,
         comparison.b,
+        comparison.expect,
         mean,
         low,
         high,
