@@ -10,6 +10,7 @@
    autodoc reads, and a name in backticks becomes a link wherever there is a page for it.
 6. ``{wm-versions}`` writes the table of the software that the page was built with.
 7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs.
+8. ``{wm-costs}`` writes how long the recorded runs of every chapter took.
 """
 
 from __future__ import annotations
@@ -438,17 +439,22 @@ class Versions(SphinxDirective):
                 rows.append((package, "not installed"))
         # The page says what it was built with, so it is rebuilt every time.
         self.env.note_reread()
-        table = nodes.table(classes=["colwidths-auto"])
-        group = nodes.tgroup(cols=2)
-        table += group
-        group += [nodes.colspec(colwidth=1), nodes.colspec(colwidth=1)]
-        head, body = nodes.thead(), nodes.tbody()
-        group += [head, body]
-        for parent, cells in [(head, ("Software", "Version"))] + [(body, r) for r in rows]:
-            row = nodes.row()
-            row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
-            parent += row
-        return [table]
+        return [plain_table([("Software", "Version"), *rows])]
+
+
+def plain_table(rows: list[tuple[str, ...]]) -> nodes.table:
+    """A table of words, the first row its head."""
+    table = nodes.table(classes=["colwidths-auto"])
+    group = nodes.tgroup(cols=len(rows[0]))
+    table += group
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+    parts = head, body = nodes.thead(), nodes.tbody()
+    group += parts
+    for number, cells in enumerate(rows):
+        row = nodes.row()
+        row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
+        (body if number else head).append(row)
+    return table
 
 
 def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -551,6 +557,40 @@ class Verdicts(SphinxDirective):
         return into
 
 
+# --------------------------------------------------------------------------------------
+# 8. What the recorded runs cost
+
+
+def costs(root: Path, preset: str) -> list[tuple[str, str, int, float, float]]:
+    """The chapters that have recorded runs at a preset: name, title, how many, their seconds, those of the longest.
+
+    An experiment is called like its chapter, perhaps with more words after it. Of several rows of one run the last
+    counts; one that was computed together with others has its share of their time.
+    """
+    from wmlib.lab.runs import recorded_runs
+
+    contents, found = (root / "_toc.yml").read_text(), []
+    for chapter in re.findall(r"notebooks/(\S+)", contents):
+        stem, folder = chapter.rpartition("/")[2], root / "book/results"
+        names = [p.stem for p in sorted(folder.glob(f"{stem}*.jsonl")) if re.fullmatch(rf"{stem}(_\w+)?", p.stem)]
+        seconds = [s for name in names for s in recorded_runs(name, preset, results=folder)["seconds"]]
+        title = re.search(r"^# # (.+)$", (root / "notebooks" / f"{chapter}.py").read_text(), re.MULTILINE)
+        if seconds:
+            found.append((chapter, title[1] if title else chapter, len(seconds), sum(seconds), max(seconds)))
+    return found
+
+
+class Costs(SphinxDirective):
+    """``{wm-costs}``: a table of the time that the recorded runs of every chapter took."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()  # the runs may have changed while the page has not
+        rows = [("Chapter", "Runs", "Hours", "Longest run, minutes")]
+        for _, title, count, total, longest in costs(Path(self.env.srcdir), "cpu"):
+            rows.append((title, str(count), f"{total / 3600:.1f}", f"{longest / 60:.1f}"))
+        return [plain_table(rows)]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     # Before intersphinx and myst-nb read what is set here.
     app.connect("config-inited", choose_cache, priority=100)
@@ -571,6 +611,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", refuse_foreign_references, priority=999)
     app.add_directive("wm-versions", Versions)
     app.add_directive("wm-verdicts", Verdicts)
+    app.add_directive("wm-costs", Costs)
     # Jupyter Book sets this for an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

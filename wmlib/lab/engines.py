@@ -39,6 +39,7 @@ import filelock
 from .runs import _as_completed, _folder
 
 _ROOT = Path(__file__).resolve().parents[2]
+_PATIENCE = 10  # seconds in which a scheduler must answer
 _FORMS = (
     "local://2 (processes here), dask://host:port (a scheduler that runs) or slurm?jobs=8&partition=<name> (submitit)"
 )
@@ -161,16 +162,17 @@ class Dask(AbstractEngine):
 
         cure = f"start one worker on each machine: dask worker {self.address} --nthreads 1"
         try:
-            client = held.enter_context(Client(self.address, timeout=10, set_as_default=False))
+            client = held.enter_context(Client(self.address, timeout=_PATIENCE, set_as_default=False))
         except OSError as error:
             raise OSError(f"no scheduler answers at {self.address}; start one: dask scheduler. Then {cure}") from error
         try:
-            client.wait_for_workers(1, timeout=10)
+            client.wait_for_workers(1, timeout=_PATIENCE)
         except TimeoutError as error:
             raise OSError(f"the scheduler at {self.address} has no workers; {cure}") from error
+        threads: Any = client.nthreads()
         return {
             client.submit(worker, pure=False, workers=[address], allow_other_workers=True): address
-            for address in client.nthreads()
+            for address in threads
         }
 
 
