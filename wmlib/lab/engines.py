@@ -253,7 +253,7 @@ def run(
     """Compute the missing runs of a chapter with the workers of an engine, and stop them when one has come through.
 
     **Arguments:** `script`, the path of the chapter's; `preset`, its name; `engine`; `results`, the folder of the rows,
-    found as by `sweep`. Variables of the environment whose names begin with WMLIB_ go to the workers.
+    found as by `sweep`. Variables of the environment that are called `WMLIB_…` go to the workers.
 
     **Returns:** the reports of the workers that ended before the chapter was complete, and of the one that completed it.
     Each is also printed when it comes, with the traceback of what went wrong.
