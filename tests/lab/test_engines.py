@@ -120,28 +120,25 @@ def assert_complete(chapter):
 
 @pytest.fixture
 def cluster(tmp_path):
-    """The address of a scheduler of dask.distributed with two workers, each a process without a nurse."""
+    """The address of a scheduler of dask.distributed with two workers, which nothing starts again when they die."""
     pytest.importorskip("distributed", reason="no distributed, which the extra `engines` brings")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    run = [sys.executable, "-m", "distributed.cli."]
-    worker = [f"tcp://{address}", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)]
-    commands = [["dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]]
-    commands += [["dask_worker", *worker]] * 2
-    log = open(tmp_path / "cluster.log", "wb")  # noqa: SIM115
-    processes = [
-        subprocess.Popen([*run[:-1], run[-1] + name, *words], stdout=log, stderr=log) for name, *words in commands
-    ]
+    scheduler = ["dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    worker = ["dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    said, processes = tmp_path / "cluster.log", []
     try:
-        until(lambda: (tmp_path / "cluster.log").read_text().count("Registered to:") == 2)
-        yield address
+        with open(said, "wb") as log:
+            for program, *words in (scheduler, worker, worker):
+                command = [sys.executable, "-m", f"distributed.cli.{program}", *words]
+                processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
+        until(lambda: said.read_text().count("Registered to:") == 2)
+        yield f"127.0.0.1:{port}"
     finally:
         for process in processes:
             process.kill()
             process.wait()
-        log.close()
 
 
 def test_a_worker_of_dask_that_is_killed_in_a_run_loses_and_doubles_none(chapter, cluster):
