@@ -1,5 +1,6 @@
 """A chapter spread over several processes: who computes what, and what survives the death of a worker."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -43,7 +44,7 @@ CHAPTER = """
         if config["x"] == 3 and HERE.joinpath("hold").exists():
             HERE.joinpath("hold").unlink()
             HERE.joinpath("held").write_text(f"{os.getpid()} {os.getppid()}")
-            time.sleep(60)
+            time.sleep(600)
         if config["x"] == 4 and HERE.joinpath("fail").exists():
             if HERE.joinpath("fail").read_text() == "once":
                 HERE.joinpath("fail").unlink()
@@ -78,12 +79,17 @@ def chapter(tmp_path, monkeypatch):
     return path
 
 
-def rerun(chapter, engine, **options):
+@contextlib.contextmanager
+def rerun(chapter, engine):
     command = [sys.executable, "-W", "error", "-m", "wmlib.lab.engines", str(chapter), "--engine", engine]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # after its end, nothing; a test that fails does not wait for it
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=90):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it takes too long"
@@ -149,7 +155,7 @@ def test_a_worker_of_dask_that_is_killed_in_a_run_loses_and_doubles_none(chapter
         process, worker = map(int, (chapter.parent / "held").read_text().split())
         assert command.poll() is None
         os.kill(worker, signal.SIGKILL)
-        _, said = command.communicate(timeout=60)
+        _, said = command.communicate(timeout=120)
     assert command.returncode == 0, said
     assert "came through the chapter" in said
     assert not is_alive(process)
@@ -166,7 +172,7 @@ def test_a_worker_of_dask_that_is_killed_in_a_run_loses_and_doubles_none(chapter
 def test_processes_here_share_the_runs_and_one_completes_what_another_failed_at(chapter):
     (chapter.parent / "fail").write_text("once")
     with rerun(chapter, "local://2") as command:
-        _, said = command.communicate(timeout=60)
+        _, said = command.communicate(timeout=120)
     assert command.returncode == 0, said
     assert said.count("in first\n    raise RuntimeError") == 1
     failed = next(process for run, process, _ in began(chapter) if run == "{'x': 4}")
@@ -182,7 +188,7 @@ def test_processes_here_share_the_runs_and_one_completes_what_another_failed_at(
 def test_runs_that_are_missing_afterwards_are_named(chapter):
     (chapter.parent / "fail").write_text("always")
     with rerun(chapter, "local://1") as command:
-        _, said = command.communicate(timeout=60)
+        _, said = command.communicate(timeout=120)
     assert command.returncode == 1
     assert said.count("process ") == 2  # when it happens, with the traceback, and at the end
     assert "of 12 runs of 'first' are not recorded at the preset 'cpu'" in said
@@ -193,7 +199,7 @@ def test_runs_that_are_missing_afterwards_are_named(chapter):
 def test_jobs_of_submitit_compute_each_run_once(chapter):
     pytest.importorskip("submitit", reason="no submitit, which the extra `engines` brings")
     with rerun(chapter, "slurm?cluster=local&jobs=2&timeout_min=1&partition=any") as command:
-        _, said = command.communicate(timeout=60)
+        _, said = command.communicate(timeout=120)
     assert command.returncode == 0, said
     assert len(began(chapter)) == 16
     assert_complete(chapter)
