@@ -14,6 +14,8 @@ from myst_nb.core.config import NbParserConfig
 from myst_nb.core.execute import create_client
 from sphinx.errors import ExtensionError
 
+from wmlib.lab.records import identity, standing_rows
+
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
 CHAPTER_IDS = [path.relative_to(ROOT / "notebooks").with_suffix("").as_posix() for path in CHAPTERS]
@@ -245,3 +247,17 @@ def test_docstrings_become_what_autodoc_reads(wmbook):
     wmbook.markdown_to_rst(None, "function", "f", None, None, indented)
     assert indented[2:6] == [".. code-block:: python", "", "    y = 2", "    z = 3"]
     assert indented[-2:] == ["", "    goes on"]
+
+
+def test_every_experiment_is_counted_among_what_its_chapter_cost(wmbook):
+    found = wmbook.costs(ROOT, "cpu")
+    seconds = [
+        row["seconds"]
+        for path in (ROOT / "book/results").glob("*.jsonl")
+        if path.stem not in ("equivalences", "withdrawn")
+        for row in {identity(r["config"], r["seed"]): r for r in standing_rows(path) if r["preset"] == "cpu"}.values()
+    ]
+    assert sum(count for _, _, count, _, _ in found) == len(seconds)
+    assert sum(total for _, _, _, total, _ in found) == pytest.approx(sum(seconds))
+    assert max(longest for _, _, _, _, longest in found) == max(seconds)
+    assert {"manifolds/forward_pass", "paths/continual"} <= {chapter for chapter, *_ in found}

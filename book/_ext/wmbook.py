@@ -11,7 +11,7 @@
 6. ``{wm-versions}`` writes the table of the software that the page was built with.
 7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs, and the role ``{claim}`` says the
    verdict on one of them, or fails the build.
-8. The panels of a figure are found in its SVG, so that `figures.js` can stack them on a phone.
+8. ``{wm-costs}`` writes how long the recorded runs of every chapter took.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ import functools
 import hashlib
 import importlib
 import inspect
-import itertools
-import json
 import os
 import platform
 import re
@@ -37,7 +35,6 @@ from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import jupytext
 from docutils import nodes
@@ -444,17 +441,22 @@ class Versions(SphinxDirective):
                 rows.append((package, "not installed"))
         # The page says what it was built with, so it is rebuilt every time.
         self.env.note_reread()
-        table = nodes.table(classes=["colwidths-auto"])
-        group = nodes.tgroup(cols=2)
-        table += group
-        group += [nodes.colspec(colwidth=1), nodes.colspec(colwidth=1)]
-        head, body = nodes.thead(), nodes.tbody()
-        group += [head, body]
-        for parent, cells in [(head, ("Software", "Version"))] + [(body, r) for r in rows]:
-            row = nodes.row()
-            row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
-            parent += row
-        return [table]
+        return [plain_table([("Software", "Version"), *rows])]
+
+
+def plain_table(rows: list[tuple[str, ...]]) -> nodes.table:
+    """A table of words, the first row its head."""
+    table = nodes.table(classes=["colwidths-auto"])
+    group = nodes.tgroup(cols=len(rows[0]))
+    table += group
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+    parts = head, body = nodes.thead(), nodes.tbody()
+    group += parts
+    for number, cells in enumerate(rows):
+        row = nodes.row()
+        row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
+        (body if number else head).append(row)
+    return table
 
 
 def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -606,70 +608,37 @@ def claim_role(role, rawtext, text, lineno, inliner, options=None, content=None)
 
 
 # --------------------------------------------------------------------------------------
-# 8. Panels of figures
-
-_AXES = re.compile(r'<g id="axes_\d+">\s*<g id="patch_\d+">\s*<path d="([^"]+)"')
-_POINT = re.compile(r"(-?[\d.]+) (-?[\d.]+)")
-_VIEW = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
+# 8. What the recorded runs cost
 
 
-def panels(svg: str) -> dict[str, Any] | None:
-    """Where the columns of a figure stand that can be stacked, as shares of its size; None if it has to stay whole.
+def costs(root: Path, preset: str) -> list[tuple[str, str, int, float, float]]:
+    """The chapters that have recorded runs at a preset: name, title, how many, their seconds, those of the longest.
 
-    What matplotlib draws is read back: each axes by its background. A column ends a little right of its axes, by the
-    overhang of a last label, and the next begins there. A column is "shared" if there is no room for numbers left of it: they
-    are those of the first column, whose strip `axis` is shown again beside it. A figure with a legend or text of its own,
-    or with axes that are switched off, stays whole.
+    An experiment is called like its chapter, perhaps with more words after it. Of several rows of one run the last
+    counts; one that was computed together with others has its share of their time.
     """
-    view, found = _VIEW.search(svg), _AXES.findall(svg)
-    if view is None or len(found) < 2 or len(found) != len(re.findall(r'<g id="axes_\d+">', svg)):
-        return None
-    if re.search(r'^  <g id="(legend|text)_\d+"', svg, re.MULTILINE):
-        return None
-    width = float(view[1])
-    boxes = []
-    for path in found:
-        x, _ = zip(*[(float(a), float(b)) for a, b in _POINT.findall(path)], strict=True)
-        boxes.append((min(x), max(x)))
-    columns: list[list[float]] = []
-    for left, right in sorted(boxes):
-        narrow = right - left < 0.06 * width  # a bar of colours belongs to what is left of it
-        if columns and (narrow or left < columns[-1][1]):
-            columns[-1][1] = max(columns[-1][1], right)
-        else:
-            columns.append([left, right])
-    if not 2 <= len(columns) <= 4:
-        return None
-    gaps = [following[0] - before[1] for before, following in itertools.pairwise(columns)]
-    cuts = [0.0, *(before[1] + min(9.0, gap / 2) for before, gap in zip(columns, gaps, strict=False)), width]
-    axis = columns[0][0] - 3
-    shared = [False, *(gap < 0.6 * columns[0][0] for gap in gaps)]
-    return {
-        "axis": round(axis / width, 4),
-        "panels": [
-            {"box": [round(a / width, 4), 0, round((b - a) / width, 4), 1], "shared": same}
-            for (a, b), same in zip(itertools.pairwise(cuts), shared, strict=True)
-        ],
-    }
+    from wmlib.lab.runs import recorded_runs
+
+    contents, found = (root / "_toc.yml").read_text(), []
+    for chapter in re.findall(r"notebooks/(\S+)", contents):
+        stem, folder = chapter.rpartition("/")[2], root / "book/results"
+        names = [p.stem for p in sorted(folder.glob(f"{stem}*.jsonl")) if re.fullmatch(rf"{stem}(_\w+)?", p.stem)]
+        seconds = [s for name in names for s in recorded_runs(name, preset, results=folder)["seconds"]]
+        title = re.search(r"^# # (.+)$", (root / "notebooks" / f"{chapter}.py").read_text(), re.MULTILINE)
+        if seconds:
+            found.append((chapter, title[1] if title else chapter, len(seconds), sum(seconds), max(seconds)))
+    return found
 
 
-_IMAGE = re.compile(r'<img\b[^>]*?\bsrc="[^"]*_images/([^"/]+\.svg)"')
+class Costs(SphinxDirective):
+    """``{wm-costs}``: a table of the time that the recorded runs of every chapter took."""
 
-
-def mark_panels(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: Any) -> None:
-    """Tell the page's script where the panels of its figures are."""
-    if app.builder.format != "html" or doctree is None:
-        return
-    sources = {name: source for source, name in app.builder.images.items()}
-
-    def marked(match: re.Match) -> str:
-        source = Path(app.srcdir, sources.get(unquote(match[1]), ""))
-        found = panels(source.read_text(encoding="utf-8")) if source.is_file() else None
-        if not found:
-            return match[0]
-        return match[0].replace("<img", f"<img data-panels='{json.dumps(found, separators=(',', ':'))}'", 1)
-
-    context["body"] = _IMAGE.sub(marked, context["body"])
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()  # the runs may have changed while the page has not
+        rows = [("Chapter", "Runs", "Hours", "Longest run, minutes")]
+        for _, title, count, total, longest in costs(Path(self.env.srcdir), "cpu"):
+            rows.append((title, str(count), f"{total / 3600:.1f}", f"{longest / 60:.1f}"))
+        return [plain_table(rows)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -686,7 +655,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.default_role = "name"
     # Before the theme fills its menu of downloads.
     app.connect("html-page-context", offer_downloads, priority=100)
-    app.connect("html-page-context", mark_panels)
     app.connect("doctree-resolved", fold_proofs)
     app.connect("doctree-resolved", plain_times)
     app.connect("config-inited", choose_mathjax, priority=100)
@@ -694,6 +662,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", refuse_foreign_references, priority=999)
     app.add_directive("wm-versions", Versions)
     app.add_directive("wm-verdicts", Verdicts)
+    app.add_directive("wm-costs", Costs)
     # Jupyter Book sets this for an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import datetime
 import functools
+import hashlib
 import importlib.util
 import inspect
 import itertools
@@ -27,6 +28,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import equinox as eqx
+import filelock
 import jax
 import numpy as np
 import pandas as pd
@@ -35,7 +37,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
-from wmlib.lab import records
+from wmlib.lab import records, runs
 from wmlib.lab.fingerprints import fingerprint
 from wmlib.lab.presets import Preset
 from wmlib.lab.runs import append_row, read_rows, recorded_runs
@@ -655,6 +657,32 @@ def test_a_sweep_killed_again_and_again_gives_the_rows_of_an_undisturbed_one(tmp
     computed = (shared / "log").read_text().split()
     assert len(computed) == 8
     assert set(computed) == {str(process.pid) for process in processes}
+
+
+def test_of_runs_that_others_compute_each_is_taken_over_as_soon_as_it_is_free(tmp_path, monkeypatch):
+    """To wait for one of them would leave another whose process has died."""
+    monkeypatch.setattr(runs, "_POLL", 0.02)
+    order = []
+
+    def claim(x):
+        unit = f"e{records.identity({'x': x}, 0)}"
+        name = hashlib.sha256(unit.encode()).hexdigest()[:16]
+        return filelock.FileLock(tmp_path / ".claims" / name, thread_local=False)
+
+    def run(config, key):
+        order.append(config["x"])
+        if config["x"] == 1:  # the process that had the first run ends only now
+            held[0].release()
+        return {"metrics": {}, "data": "none"}
+
+    (tmp_path / ".claims").mkdir()
+    held = [claim(0), claim(1)]
+    for lock in held:
+        lock.acquire()
+    end = threading.Timer(0.2, held[1].release)
+    end.start()
+    wm.sweep("e", run, {"x": [0, 1, 2]}, Preset("cpu", 1), results=tmp_path)
+    assert order == [2, 1, 0]
 
 
 # --------------------------------------------------------------------------------------------- fingerprints

@@ -9,6 +9,7 @@ from .._lazy import on_first_use
 
 if TYPE_CHECKING:
     from . import data as data
+    from . import engines as engines
     from . import figures as figures
     from . import fingerprints as fingerprints
     from . import presets as presets
@@ -21,6 +22,6 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = on_first_use(
     __name__,
     dict.fromkeys(
-        ("data", "figures", "fingerprints", "presets", "records", "runs", "transforms", "verdicts", "verify")
+        ("data", "engines", "figures", "fingerprints", "presets", "records", "runs", "transforms", "verdicts", "verify")
     ),
 )
