@@ -84,7 +84,7 @@ def refused(use):
     else:
         raise SystemExit(f"{{use}} was not refused")
 
-lab = {{"data", "engines", "figures", "records", "runs", "verdicts", "verify"}}
+lab = {{"data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}}
 for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
     if module.name.split(".")[-1] in lab:
         refused(lambda: importlib.import_module(module.name))
@@ -174,7 +174,7 @@ OLD = {
     "distances": ("wmlib.paths.distances", "OutputDistance squared_error kl hellinger bhattacharyya"),
     "figures": (
         "wmlib.lab.figures",
-        "PALETTE METHOD_COLOURS PATH_COLOURS GROUND use_style t_interval accuracy_curve principal_plane"
+        "PALETTE METHOD_COLOURS PATH_COLOURS GROUND use_style bootstrap_interval accuracy_curve principal_plane"
         " paths_in_plane manifold_in_plane",
     ),
     "fingerprints": ("wmlib.lab.fingerprints", "fingerprint"),

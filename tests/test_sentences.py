@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "book/_ext"))
 
-from wmbook import claimed_chapters, judged, wrongly_said  # noqa: E402
+from wmverdicts import claimed_chapters, judged, wrongly_said  # noqa: E402
 
 CHAPTERS = claimed_chapters(ROOT)
 ROLE = re.compile(r"\{claim\}`([^`]*)`")

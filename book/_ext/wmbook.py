@@ -9,16 +9,13 @@
 5. Docstrings are written in the Markdown that editors show; they are turned into what
    autodoc reads, and a name in backticks becomes a link wherever there is a page for it.
 6. ``{wm-versions}`` writes the table of the software that the page was built with.
-7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs, and the role ``{claim}`` says the
-   verdict on one of them, or fails the build.
-8. ``{wm-costs}`` writes how long the recorded runs of every chapter took.
+7. ``{wm-costs}`` writes how long the recorded runs of every chapter took.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import hashlib
 import importlib
 import inspect
@@ -30,7 +27,6 @@ import sys
 import textwrap
 import tomllib
 import zlib
-from collections import Counter
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -38,7 +34,6 @@ from typing import Any
 
 import jupytext
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -487,128 +482,7 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 # --------------------------------------------------------------------------------------
-# 7. Verdicts
-
-_VERDICTS = ("reproduced", "partly", "mixed", "contradicted", "undecided", "not tested")
-
-
-def claimed_chapters(root: Path) -> list[str]:
-    """The chapters that have claims, in the order of the table of contents; one that is not in it is left out."""
-    contents = (root / "_toc.yml").read_text()
-    folder = root / "book/claims"
-    chapters = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.toml"))]
-
-    def place(chapter: str) -> int:
-        found = re.search(rf"notebooks/{re.escape(chapter)}\s*$", contents, re.MULTILINE)
-        return found.start() if found else -1
-
-    return sorted((chapter for chapter in chapters if place(chapter) >= 0), key=place)
-
-
-class Verdicts(SphinxDirective):
-    """``{wm-verdicts}``: the claims of every chapter with their verdicts; with an argument, those of one chapter."""
-
-    optional_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        from wmlib.lab.verdicts import verdict_table
-
-        # The runs may have changed while the page has not, so it is written every time.
-        self.env.note_reread()
-        chapters = self.arguments or claimed_chapters(Path(self.env.srcdir))
-        preset = os.environ.get("WMLIB_PRESET", "cpu")
-        tables = {chapter: verdict_table(chapter, preset) for chapter in chapters}
-        if self.arguments:
-            return self._table(tables[chapters[0]], nodes.container())
-        count = [self._parse(f"At the preset `{preset}`:\n\n{self._count(list(tables.values()))}", nodes.container())]
-        return count + [node for chapter, table in tables.items() for node in self._section(chapter, table)]
-
-    def _section(self, chapter: str, table: Any) -> list[nodes.Node]:
-        document = f"notebooks/{chapter}"
-        text = Path(self.env.srcdir, f"{document}.py").read_text()
-        title = re.search(r"^# # (.+)$", text, re.MULTILINE)
-        name = title[1] if title else chapter
-        section = nodes.section(ids=[f"verdicts-{nodes.make_id(chapter)}"], names=[nodes.fully_normalize_name(name)])
-        section += nodes.title(name, name)
-        if document in self.env.found_docs:
-            self._parse(f"{{doc}}`To the chapter </{document}>`", section)
-        section += self._table(table, nodes.container())
-        return [section]
-
-    def _table(self, table: Any, into: nodes.Element) -> list[nodes.Node]:
-        table = table.map(lambda text: text.replace("|", "\\|")).assign(verdict="**" + table.verdict + "**")
-        self._parse(table.to_markdown(index=False, disable_numparse=True), into)
-        for node in into.findall(nodes.table):
-            node["classes"].append("verdicts")
-        return into.children
-
-    def _count(self, tables: list[Any]) -> str:
-        """How many claims came to which verdict, by when they were written, as a table."""
-        words = [
-            verdict.partition(";")[0].replace("holds", "reproduced") for table in tables for verdict in table.verdict
-        ]
-        written = [when for table in tables for when in table.written]
-        kinds = {
-            "before their rows": lambda when: "before" in when,
-            "of these, tests (the margins too)": lambda when: when.endswith("a test"),
-            "after their rows": lambda when: "after" in when,
-            "in all": lambda when: True,
-        }
-        lines = [f"| claims written | {' | '.join(_VERDICTS)} | sum |", "| --- |" + " ---: |" * (len(_VERDICTS) + 1)]
-        for kind, counts in kinds.items():
-            count = Counter(word for word, when in zip(words, written, strict=True) if counts(when))
-            cells = [str(count[word]) for word in _VERDICTS]
-            lines.append(f"| {kind} | {' | '.join(cells)} | {count.total()} |")
-        return "\n".join(lines)
-
-    def _parse(self, text: str, into: nodes.Element) -> nodes.Element:
-        self.state.nested_parse(StringList(text.splitlines(), self.get_source_info()[0]), 0, into)
-        return into
-
-
-_SAID = re.compile(r"(?:(?P<chapter>[\w/]+) )?(?P<number>\d+) (?P<verdict>[a-z ]+)")
-
-
-@functools.cache
-def judged(chapter: str) -> list[str]:
-    """The verdicts of a chapter's claims, in their order, from the recorded runs."""
-    from wmlib.lab.verdicts import verdict_table
-
-    table = verdict_table(chapter, os.environ.get("WMLIB_PRESET", "cpu"))
-    return [verdict.partition(";")[0] for verdict in table.verdict]
-
-
-def wrongly_said(text: str, chapter: str) -> str:
-    """What is wrong with the text of a role `claim` on the page of a chapter, or nothing."""
-    if not (said := _SAID.fullmatch(text)):
-        return f"{text!r} is not the number of a claim and its verdict, as in `4 contradicted`"
-    verdicts = judged(said["chapter"] or chapter)
-    if not 1 <= (number := int(said["number"])) <= len(verdicts):
-        return f"{said['chapter'] or chapter} has {len(verdicts)} claims, and none of number {number}"
-    if (verdict := verdicts[number - 1]) != said["verdict"]:
-        return f"claim {number} of {said['chapter'] or chapter} is {verdict!r} and the page says {said['verdict']!r}"
-    return ""
-
-
-def claim_role(role, rawtext, text, lineno, inliner, options=None, content=None):
-    """``{claim}`4 contradicted` ``: the verdict on a claim of this page, in words that hold, or the build fails.
-
-    ``{claim}`paths/metric 4 contradicted` `` is a claim of another chapter.
-    """
-    page = inliner.document.settings.env.docname
-    if wrong := wrongly_said(text, page.removeprefix("notebooks/")):
-        return [nodes.literal(text, text)], [inliner.reporter.warning(f"{page}: {wrong}", line=lineno)]
-    said = _SAID.fullmatch(text)
-    assert said is not None
-    link = addnodes.pending_xref(
-        "", refdoc=page, refdomain="std", reftype="doc", reftarget="/book/verdicts", refexplicit=True
-    )
-    link += nodes.emphasis("", said["verdict"], classes=["verdict"])
-    return [link, nodes.Text(f" (claim {said['number']})")], []
-
-
-# --------------------------------------------------------------------------------------
-# 8. What the recorded runs cost
+# 7. What the recorded runs cost
 
 
 def costs(root: Path, preset: str) -> list[tuple[str, str, int, float, float]]:
@@ -651,7 +525,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-signature", signature_as_written)
     app.add_role("name", name_role)
-    app.add_role("claim", claim_role)
     app.config.default_role = "name"
     # Before the theme fills its menu of downloads.
     app.connect("html-page-context", offer_downloads, priority=100)
@@ -661,7 +534,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", prune_mathjax, priority=900)
     app.connect("build-finished", refuse_foreign_references, priority=999)
     app.add_directive("wm-versions", Versions)
-    app.add_directive("wm-verdicts", Verdicts)
     app.add_directive("wm-costs", Costs)
     # Jupyter Book sets this for an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "")

@@ -8,50 +8,60 @@ import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 from sphinx.application import Sphinx
 
-_AXES = re.compile(r'<g id="axes_\d+">\s*<g id="patch_\d+">\s*<path d="([^"]+)"')
-_POINT = re.compile(r"(-?[\d.]+) (-?[\d.]+)")
-_VIEW = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
+_GROUP, _PATH = (f"{{http://www.w3.org/2000/svg}}{tag}" for tag in ("g", "path"))
+_NUMBER = re.compile(r"-?[\d.]+")
+
+
+def _columns(axes: list[ElementTree.Element], width: float) -> list[tuple[float, float, bool]] | None:
+    """From where to where the columns of a figure reach, and whether one has numbers on its vertical axis."""
+    columns: list[tuple[float, float, bool]] = []
+    found = []
+    for part in axes:
+        ground = next((child for child in part if child.get("id", "").startswith("patch_")), None)
+        path = None if ground is None else ground.find(_PATH)
+        if path is None:  # an axes that is switched off
+            return None
+        across = [float(x) for x in _NUMBER.findall(path.get("d", ""))[::2]]
+        axis = [child for child in part if child.get("id", "").startswith("matplotlib.axis_")]
+        numbers = any(g.get("id", "").startswith("text_") for child in axis[1:2] for g in child.iter(_GROUP))
+        found.append((min(across), max(across), numbers))
+    for left, right, numbers in sorted(found):
+        bar = right - left < 0.06 * width  # a bar of colours belongs to what is left of it
+        if columns and (bar or left < columns[-1][1]):
+            columns[-1] = (columns[-1][0], max(columns[-1][1], right), columns[-1][2] or (numbers and not bar))
+        else:
+            columns.append((left, right, numbers))
+    return columns
 
 
 def panels(svg: str) -> dict[str, Any] | None:
     """Where the columns of a figure stand that can be stacked, as shares of its size; None if it has to stay whole.
 
     What matplotlib draws is read back: each axes by its background. A column ends a little right of its axes, by the
-    overhang of a last label, and the next begins there. A column is "shared" if there is no room for numbers left of it: they
-    are those of the first column, whose strip `axis` is shown again beside it. A figure with a legend or text of its own,
-    or with axes that are switched off, stays whole.
+    overhang of a last label, and the next begins there. A column without numbers on its vertical axis is "shared": they are
+    those of the first column, whose strip `axis` is shown again beside it. A figure with a legend or text of its own, or
+    with axes that are switched off, stays whole.
     """
-    view, found = _VIEW.search(svg), _AXES.findall(svg)
-    if view is None or len(found) < 2 or len(found) != len(re.findall(r'<g id="axes_\d+">', svg)):
+    root = ElementTree.fromstring(svg)
+    figure = root.find(_GROUP)
+    parts = [] if figure is None else [(child.get("id", ""), child) for child in figure]
+    axes = [child for name, child in parts if name.startswith("axes_")]
+    if len(axes) < 2 or any(name.startswith(("legend_", "text_")) for name, _ in parts):
         return None
-    if re.search(r'^  <g id="(legend|text)_\d+"', svg, re.MULTILINE):
+    width = float(root.get("viewBox", "0 0 1 1").split()[2])
+    columns = _columns(axes, width)
+    if columns is None or not 2 <= len(columns) <= 4:
         return None
-    width = float(view[1])
-    boxes = []
-    for path in found:
-        x, _ = zip(*[(float(a), float(b)) for a, b in _POINT.findall(path)], strict=True)
-        boxes.append((min(x), max(x)))
-    columns: list[list[float]] = []
-    for left, right in sorted(boxes):
-        narrow = right - left < 0.06 * width  # a bar of colours belongs to what is left of it
-        if columns and (narrow or left < columns[-1][1]):
-            columns[-1][1] = max(columns[-1][1], right)
-        else:
-            columns.append([left, right])
-    if not 2 <= len(columns) <= 4:
-        return None
-    gaps = [following[0] - before[1] for before, following in itertools.pairwise(columns)]
-    cuts = [0.0, *(before[1] + min(9.0, gap / 2) for before, gap in zip(columns, gaps, strict=False)), width]
-    axis = columns[0][0] - 3
-    shared = [False, *(gap < 0.6 * columns[0][0] for gap in gaps)]
+    ends = [before[1] + min(9.0, (following[0] - before[1]) / 2) for before, following in itertools.pairwise(columns)]
     return {
-        "axis": round(axis / width, 4),
+        "axis": round((columns[0][0] - 3) / width, 4),
         "panels": [
-            {"box": [round(a / width, 4), 0, round((b - a) / width, 4), 1], "shared": same}
-            for (a, b), same in zip(itertools.pairwise(cuts), shared, strict=True)
+            {"box": [round(a / width, 4), 0, round((b - a) / width, 4), 1], "shared": not numbers and a > 0}
+            for (a, b), (_, _, numbers) in zip(itertools.pairwise([0.0, *ends, width]), columns, strict=True)
         ],
     }
 

@@ -51,10 +51,28 @@ def test_the_style_does_not_depend_on_what_was_set_before():
 
 
 def test_every_method_has_a_colour_of_its_own():
-    for table in (figures.METHOD_COLOURS, figures.PATH_COLOURS):
-        assert len(set(table.values())) == len(table)
     methods = {"ellipse", "ellipse, no metric", "line", "line, no metric", "none", "concat", "embed", "film"}
     assert set(figures.METHOD_COLOURS) == methods
+    # All manifolds share the colour that says "no metric".
+    without = {colour for name, colour in figures.METHOD_COLOURS.items() if name.endswith("no metric")}
+    assert len(without) == 1
+    for table in (figures.METHOD_COLOURS, figures.PATH_COLOURS):
+        own = [colour for name, colour in table.items() if not name.endswith("no metric")]
+        assert len({*own, *without}) == len(own) + (table is figures.METHOD_COLOURS)
+
+
+def luminance(colour):
+    """The relative luminance of WCAG 2.2."""
+    parts = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+@pytest.mark.parametrize("name", ["PALETTE", "METHOD_COLOURS", "PATH_COLOURS", "VERDICT_COLOURS"])
+def test_every_colour_has_a_contrast_of_three_to_one(name):
+    table = getattr(figures, name)
+    for colour in table if name == "PALETTE" else table.values():
+        assert (luminance(figures.GROUND) + 0.05) / (luminance(colour) + 0.05) >= 3, colour
 
 
 @settings(max_examples=30, deadline=None)

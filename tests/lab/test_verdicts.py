@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from scipy import stats
 
 from wmlib.lab.figures import t_interval
 from wmlib.lab.records import append_row
-from wmlib.lab.verdicts import Claim, Comparison, judge, read_claims, verdict_table
+from wmlib.lab.verdicts import Claim, Comparison, judge, plot_verdicts, read_claims, verdict_table
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = sorted((ROOT / "book/claims").rglob("*.toml"))
@@ -496,7 +497,7 @@ def test_the_table_reads_the_recorded_runs(tmp_path):
     record(tmp_path, "e", [({"method": m}, seed, 0.6 if m == "A" else 0.5) for m in "AB" for seed in range(3)])
     table = verdict_table(path, "cpu", results=tmp_path)
     assert table.to_dict("records") == [
-        {"claim": "A is above B", "the paper": "Fig. 1",
+        {"claim": "1. A is above B", "the paper": "Fig. 1",
          "written": "2026-11-25, before its rows, with its margin: a test",
          "ours": "exactly +10.0 points; margin 0", "seeds": "3", "verdict": "reproduced"},
     ]  # fmt: skip
@@ -576,3 +577,37 @@ def test_the_page_says_how_often_an_interval_covers_the_mean(seeds):
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     assert np.mean((low < 0) & (high > 0)) == pytest.approx({3: 0.75, 5: 0.85}[seeds], abs=0.03)
     assert f"{stats.t.ppf(0.975, seeds - 1):.1f} for {['three', 'five'][seeds == 5]}" in page
+
+
+# The plot
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.sampled_from(["higher", "lower", "not lower", "not higher", "same"]), min_size=1, max_size=4),
+    st.sampled_from([0.0, 0.01, 1.0]),
+    st.integers(1, 6),
+)
+def test_the_plot_has_what_is_shown_right_of_its_bound(expects, margin, seed):
+    rng = np.random.default_rng(seed)
+    rows = frame(**{method: rng.normal(0, 0.02, 5).tolist() for method in "ABCDE"})
+    judgement = judge(claim(*[(e, margin) for e in expects], unit=""), rows)
+    fig, ax = plt.subplots()
+    plot_verdicts(ax, [judgement])
+    dots = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    assert len(dots) == len(expects)
+    for outcome, dot in zip(judgement.comparisons, dots, strict=True):
+        assert (dot.get_marker() == "s") == (outcome.expect == "same")
+        sign = -1 if outcome.expect in ("lower", "not higher") else 1
+        (x,) = dot.get_xdata()
+        assert np.sign(x) == np.sign(sign * outcome.mean)
+        if margin:
+            assert x == pytest.approx(sign * outcome.mean / margin)
+    assert any(judgement.value in text.get_text() for text in ax.texts)
+    plt.close(fig)
+
+
+def test_a_plot_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no judgement to draw"):
+        plot_verdicts(plt.figure().gca(), [])
+    plt.close("all")

@@ -151,6 +151,45 @@ def t_interval(
     return np.asarray(mean - half), np.asarray(mean + half)
 
 
+def bootstrap_interval(
+    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """The percentile bootstrap interval of a mean over runs (Efron & Tibshirani 1994, chapter 13).
+
+    The book uses `t_interval`: for five normal runs this one covers the mean 85 times in a hundred instead of 95.
+
+    The runs are drawn again with replacement, `resamples` times; the interval holds the central part `confidence` of
+    the means.
+
+    **Arguments:** `values`, the results of the runs, of shape `(runs, ...)`; each entry of the trailing shape gets an
+    interval of its own, from the same resamples. `confidence`, in (0, 1). `seed` fixes the resamples.
+
+    **Returns:** `(low, high)`, each of the trailing shape. One run gives an interval of width zero.
+
+    **Raises:** `ValueError` if there are no runs, a value is not finite, or `confidence` or `resamples` is out of range.
+
+    ```python
+    low, high = bootstrap_interval([0.41, 0.43, 0.42])
+    ```
+    """
+    runs = np.asarray(values, dtype=np.float64)
+    if runs.ndim == 0 or len(runs) == 0:
+        raise ValueError(f"an interval needs values of shape (runs, ...) with at least one run, got {runs.shape}")
+    if not np.isfinite(runs).all():
+        raise ValueError(
+            f"{(~np.isfinite(runs)).sum()} of {runs.size} values are not finite; leave out the runs that diverged"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}; 10,000 is usual")
+    # How often each run is drawn is all that a mean needs: no array of resampled values.
+    counts = np.random.default_rng(seed).multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples)
+    means = np.tensordot(counts / len(runs), runs, 1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return np.asarray(low), np.asarray(high)
+
+
 def accuracy_curve(
     ax: Axes,
     x: ArrayLike,

@@ -104,7 +104,8 @@ class Comparison:
 class Claim:
     """A claim: its `text`, where it stands (`source`), the `unit` of its differences and the comparisons behind it.
 
-    `written` says whether it was written "before" the first rows of its experiments or "after", and `date` when.
+    `written` says whether it was written "before" the first rows of its experiments or "after", and `date` when. Claims of
+    several chapters about one thing have a `topic` in common.
     """
 
     text: str
@@ -113,6 +114,7 @@ class Claim:
     written: Literal["before", "after"]
     date: datetime.date
     comparisons: tuple[Comparison, ...]
+    topic: str = ""
 
     @property
     def is_test(self) -> bool:
@@ -245,6 +247,8 @@ def read_claims(path: str | os.PathLike[str]) -> list[Claim]:
     is no matter of chance, may stand in the claim or in a comparison. A claim is a test of what it says if it was written before its rows and no margin is
     of a later day than the claim.
 
+    `topic`, words that may be given, joins claims of several chapters about one thing.
+
     A setting that is itself called `metric`, `experiment` or `value` stands in a table, `settings = { metric = true }`.
 
     **Raises:** `FileNotFoundError` if there is no such file; `ValueError`, with the file and the claim, if it is wrong.
@@ -357,12 +361,12 @@ def verdict_table(
         print(table.to_markdown(index=False))
     """
     table = []
-    for judgement in judge_chapter(chapter, preset, rows=rows, results=results):
+    for number, judgement in enumerate(judge_chapter(chapter, preset, rows=rows, results=results), 1):
         seeds = sorted({outcome.seeds for outcome in judgement.comparisons})
         untold = "; data not fingerprinted" if judgement.unfingerprinted else ""
         old = f"; {judgement.stale} rows from code that has changed since" if judgement.stale else ""
         table.append({
-            "claim": judgement.claim.text,
+            "claim": f"{number}. {judgement.claim.text}",
             "the paper": judgement.claim.source,
             "written": judgement.claim.when,
             "ours": judgement.ours,
@@ -490,7 +494,7 @@ def _verdict(outcomes: Sequence[Outcome]) -> Verdict:
 
 def _claim(table: dict[str, Any]) -> Claim:
     """A claim from its table; a `ValueError` says what is wrong."""
-    _known(table, {"text", "source", "unit", "written", "date", "compare"} | _INHERITED, "the claim")
+    _known(table, {"text", "source", "unit", "written", "date", "topic", "compare"} | _INHERITED, "the claim")
     for key in ("text", "source"):
         if not isinstance(table.get(key), str) or not table[key].strip():
             raise ValueError(f'it needs a {key}, as in {key} = "{"Fig. 2b" if key == "source" else "A is above B"}"')
@@ -507,10 +511,12 @@ def _claim(table: dict[str, Any]) -> Claim:
             'it has to say whether it was written before its rows, as in written = "before", or "after" (in the same'
             f" commit counts as after), got {written!r}"
         )
+    if not isinstance(topic := table.get("topic", ""), str):
+        raise ValueError(f'a topic is a few words that claims share, as in topic = "the metric helps", got {topic!r}')
     date = _date(table, "date", "the day it was written")
     common = {key: table[key] for key in _INHERITED & table.keys()}
     comparisons = [comparison for c in compare for comparison in _comparisons({**common, **c})]
-    return Claim(table["text"], table["source"], unit, written, date, tuple(comparisons))
+    return Claim(table["text"], table["source"], unit, written, date, tuple(comparisons), topic)
 
 
 def _comparisons(table: dict[str, Any]) -> list[Comparison]:
