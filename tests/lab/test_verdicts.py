@@ -592,8 +592,8 @@ def test_the_plot_has_what_is_shown_right_of_its_bound(expects, margin, seed):
     rng = np.random.default_rng(seed)
     rows = frame(**{method: rng.normal(0, 0.02, 5).tolist() for method in "ABCDE"})
     judgement = judge(claim(*[(e, margin) for e in expects], unit=""), rows)
-    fig, ax = plt.subplots()
-    plot_verdicts(ax, [judgement])
+    fig = plot_verdicts([judgement])
+    (ax,) = fig.axes
     dots = [line for line in ax.lines if len(line.get_xdata()) == 1]
     assert len(dots) == len(expects)
     for outcome, dot in zip(judgement.comparisons, dots, strict=True):
@@ -609,5 +609,4 @@ def test_the_plot_has_what_is_shown_right_of_its_bound(expects, margin, seed):
 
 def test_a_plot_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no judgement to draw"):
-        plot_verdicts(plt.figure().gca(), [])
-    plt.close("all")
+        plot_verdicts([])

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
 from .figures import PALETTE, VERDICT_COLOURS, t_interval
@@ -376,8 +377,8 @@ def verdict_table(
     return pd.DataFrame(table)
 
 
-def plot_verdicts(ax: Axes, judgements: Sequence[Judgement], *, width: int = 46) -> None:
-    r"""Draw the claims of a chapter as intervals, each in units of its margin, with the verdicts at the right.
+def plot_verdicts(judgements: Sequence[Judgement], *, width: float | int = 4.4, letters: int = 42) -> Figure:
+    r"""Draw the claims of a chapter as intervals, each in units of its margin, under its words and its verdict.
 
     A bar is the 95 % interval of a comparison's difference $d$, a dot its mean, as $\pm (d - b)/m$ with the margin $m$ and the
     claim's own difference $b$ (`by`). The sign turns what is expected to the right: "higher" and "lower" are shown right
@@ -385,37 +386,38 @@ def plot_verdicts(ax: Axes, judgements: Sequence[Judgement], *, width: int = 46)
     linear between −1 and 1 and logarithmic beyond. In the place of a margin of zero stands a tenth of the claim's
     largest difference.
 
-    **Arguments:** `judgements`, numbered from 1 in their order. `width`, the characters in a line of a claim's text.
+    **Arguments:** `judgements`, numbered from 1 in their order. `width`, of the figure in inches, and `letters`, of a line of a
+    claim's words.
 
     **Raises:** `ValueError` if there is none.
 
-        plot_verdicts(ax, judge_chapter("manifolds/rotated_images", "cpu"))
+        plot_verdicts(judge_chapter("manifolds/rotated_images", "cpu"))
     """
     if not judgements:
         raise ValueError("there is no judgement to draw; give those of the claims of a chapter")
-    places, labels, top = [], [], 0.0
-    for number, judgement in enumerate(judgements, 1):
-        lines = textwrap.wrap(f"{number}. {judgement.claim.text}", width)
+    words = [textwrap.wrap(f"{n}. {j.claim.text}", letters) for n, j in enumerate(judgements, 1)]
+    heights = [
+        0.17 * len(lines) + 0.09 * max(len(j.comparisons), 2) + 0.16 for lines, j in zip(words, judgements, strict=True)
+    ]
+    fig, ax = plt.subplots(figsize=(width, sum(heights) + 0.55))
+    for top, lines, judgement in zip(itertools.accumulate(heights, initial=0.0), words, judgements, strict=False):
         colour, outcomes = VERDICT_COLOURS[judgement.value], judgement.comparisons
-        height = max(0.5 * len(lines), 0.2 * len(outcomes))
-        for outcome, y in zip(
-            outcomes, top + height * (np.arange(len(outcomes)) + 0.5) / max(len(outcomes), 1), strict=True
-        ):
+        y = top + 0.17 * len(lines) + 0.06
+        for k, outcome in enumerate(outcomes):
             low, mean, high = _in_margins(outcome, judgement)
-            ax.plot([low, high], [y, y], color=colour, lw=1.6, solid_capstyle="butt")
-            ax.plot([mean], [y], "s" if outcome.expect == "same" else "o", color=colour, ms=3.5)
-        ax.annotate(
-            judgement.value, (1.02, top + height / 2), xycoords=("axes fraction", "data"), va="center", color=colour
-        )
-        places, labels, top = [*places, top + height / 2], [*labels, "\n".join(lines)], top + height + 0.4
+            ax.plot([low, high], [y + 0.09 * (k + 0.5)] * 2, color=colour, lw=1.6, solid_capstyle="butt")
+            ax.plot([mean], [y + 0.09 * (k + 0.5)], "s" if outcome.expect == "same" else "o", color=colour, ms=3)
+        for at, text, side in ((0.0, "\n".join(lines), "left"), (1.0, judgement.value, "right")):
+            ax.annotate(text, (at, top + 0.03), xycoords=("axes fraction", "data"), va="top", ha=side, fontsize=9.5,
+                        color="#2B2B2B" if side == "left" else colour, weight="normal" if side == "left" else "bold")  # fmt: skip
     ax.axvspan(-1, 1, color=PALETTE[6], alpha=0.12, lw=0)
     ax.axvline(0, color=PALETTE[6], lw=0.8)
     ax.set_xscale("symlog", linthresh=1, linscale=0.6)
     ax.xaxis.set_major_locator(ticker.SymmetricalLogLocator(base=10, linthresh=1))
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_yticks(places, labels)
-    ax.set(ylim=(top, -0.4), xlabel="difference in margins, as claimed →")
-    ax.grid(False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.set(ylim=(sum(heights), 0), yticks=[], xlabel="difference in margins, as claimed →")
+    return fig
 
 
 def _in_margins(outcome: Outcome, judgement: Judgement) -> list[float]:
