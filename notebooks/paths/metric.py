@@ -656,6 +656,9 @@ if scale.name == "cpu":
     assert [round(part.mean()) for part in few_flat] == [88, 87, 44, 21]
     bounds = [np.round(figures.t_interval(part)).tolist() for part in few_flat]
     assert bounds[2:] == [[34, 54], [9, 33]]
+
+# %%
+if scale.name == "cpu":
     assert all((before.flat_relative == 0).all() for before, _ in (cases[0], cases[2]))
     relative = 100 * cases[3][1].flat_relative.to_numpy()
     told = np.round([relative.mean(), *figures.t_interval(relative)])
