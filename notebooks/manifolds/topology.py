@@ -751,16 +751,17 @@ if scale.name == "cpu":
 # %% tags=["hide-input"]
 if scale.name == "cpu":
     for task in PAIRED:
-        of_task = pair_rows[pair_rows.task == task].groupby("method")[["seen", "unseen"]].mean()
-        gap = 100 * (of_task.seen - of_task.unseen)
+        of_task = pair_rows[pair_rows.task == task].groupby("method")
+        gap = 100 * (of_task.seen.mean() - of_task.unseen.mean())
         assert gap.idxmax() == "torus"
         assert abs(gap["none"]) < 0.45
     assert round(gap["torus"], 1) == 8.6
     noise = pair_rows.query("task == 'cylinder'").sort_values("seed")
-    of_level = {m: np.array([*noise.query("method == @m")["by_level"]]) for m in ("cylinder", "torus")}
-    lost = [difference(of_level["cylinder"][:, k], of_level["torus"][:, k]) for k in range(8)]
+    by_level = [noise[noise.method == m]["by_level"] for m in ("cylinder", "torus")]
+    right, wrong = (np.stack([*of_level]) for of_level in by_level)
+    lost = [difference(right[:, k], wrong[:, k]) for k in range(8)]
     assert (lost[0], lost[-1]) == ("+1.0 [−1.3, +3.4]", "+0.8 [−3.3, +5.0]")
-    between = 100 * (of_level["cylinder"] - of_level["torus"]).mean(axis=0)[1:-1]
+    between = 100 * (right - wrong).mean(axis=0)[1:-1]
     assert [round(float(v), 1) for v in (between.min(), between.max())] == [4.2, 6.9]
 
 # %% [markdown]
@@ -799,8 +800,9 @@ if scale.name == "cpu":
 
     def later(task, method, other, metric):
         """How far one method is above another after the longer training."""
-        a, b = (values(longer_rows, metric, task=task, method=m) for m in (method, other))
-        return difference(a, b)
+        at = dict(task=task)
+        each = [values(longer_rows, metric, method=m, **at) for m in (method, other)]
+        return difference(*each)
 
     assert later("cylinder", "cylinder", "none", "seen") == "+0.4 [−1.6, +2.3]"
     assert later("torus", "torus", "none", "seen") == "+0.2 [−2.5, +2.9]"
@@ -1056,17 +1058,20 @@ if scale.name == "cpu":
 
     def sphere_over(method, views, metric="all"):
         """How far the sphere of degree 1 is above another method."""
-        at = dict(views=views)
-        a, b = (values(sphere_rows, metric, method=m, **at) for m in ("sphere 1", method))
-        return difference(a, b)
+        both, at = ("sphere 1", method), dict(views=views)
+        each = [values(sphere_rows, metric, method=m, **at) for m in both]
+        return difference(*each)
 
     assert sphere_over("none", 40) == "+10.5 [+7.4, +13.6]"
     assert sphere_over("concat", 40) == "+1.3 [−2.1, +4.7]"
     assert sphere_over("none", 12) == "+0.7 [−3.1, +4.5]"
     assert sphere_over("concat", 12) == "−8.8 [−12.2, −5.3]"
-    assert [sphere_over("line", k) for k in (40, 12)] == ["+9.7 [+6.7, +12.8]", "+3.0 [−0.2, +6.3]"]
-    assert [sphere_over("ellipse", k) for k in (40, 12)] == ["+5.0 [+2.6, +7.3]", "+4.8 [+2.0, +7.5]"]
-    assert [sphere_over("sphere 2", k) for k in (40, 12)] == ["+4.6 [+1.8, +7.4]", "+7.4 [+5.1, +9.6]"]
+    assert sphere_over("line", 40) == "+9.7 [+6.7, +12.8]"
+    assert sphere_over("line", 12) == "+3.0 [−0.2, +6.3]"
+    assert sphere_over("ellipse", 40) == "+5.0 [+2.6, +7.3]"
+    assert sphere_over("ellipse", 12) == "+4.8 [+2.0, +7.5]"
+    assert sphere_over("sphere 2", 40) == "+4.6 [+1.8, +7.4]"
+    assert sphere_over("sphere 2", 12) == "+7.4 [+5.1, +9.6]"
     assert sphere_over("sphere 2", 40, "seen") == "+3.9 [−0.7, +8.5]"
     assert sphere_over("concat", 12, "seen") == "+13.5 [+9.9, +17.1]"
 
@@ -1074,11 +1079,13 @@ if scale.name == "cpu":
 if scale.name == "cpu":
     by_distance = {}
     for method in ("sphere 1", "none"):
-        found = sphere_rows.query("views == 12 and method == @method").sort_values("seed")
-        shown, right = np.array([*found["at_distance"]]), np.array([*found["right_at_distance"]])
+        found = sphere_rows.query("views == 12 and method == @method")
+        found = found.sort_values("seed")
+        shown = np.array([*found["at_distance"]])
+        right = np.array([*found["right_at_distance"]])
         by_distance[method] = right[:, :9] / shown[:, :9]  # up to 45 degrees
-    assert difference(by_distance["none"][:, 6], by_distance["sphere 1"][:, 6]) == "+6.2 [+1.4, +11.0]"
     behind = (by_distance["none"] - by_distance["sphere 1"])[:, 6:]
+    assert difference(behind[:, 0], 0 * behind[:, 0]) == "+6.2 [+1.4, +11.0]"
     assert all(figures.t_interval(seeds)[0] > 0 for seeds in behind.T)
 
 # %% tags=["hide-input"]
@@ -1206,14 +1213,16 @@ display(Markdown(table.to_markdown(index=False)))
 
 # %% tags=["hide-input"]
 if scale.name == "cpu":
-    closed = ["fourier 1", "spline 4", "fourier 2", "spline 6", "fourier 3", "spline 8", "spline 12"]
+    closed = [f"fourier {k}" for k in (1, 2, 3)]
+    closed += [f"spline {n}" for n in (4, 6, 8, 12)]
     overall = {m: 100 * values(fitted, "all", method=m).mean() for m in closed}
     at_seen = {m: 100 * values(fitted, "seen", method=m).mean() for m in closed}
-    assert [round(float(overall[m]), 1) for m in ("fourier 1", "spline 12")] == [36.8, 27.8]
+    first_and_last = [overall[m] for m in ("fourier 1", "spline 12")]
+    assert [round(float(v), 1) for v in first_and_last] == [36.8, 27.8]
     assert max(abs(overall[m] - at_seen[m]) for m in closed) < 1
-    by_points = sorted(closed, key=lambda m: SHAPES["circle"][m][0].size)
-    of_size = [np.mean([overall[m] for m in closed if SHAPES["circle"][m][0].size == n])
-               for n in sorted({SHAPES["circle"][m][0].size for m in closed})]  # fmt: skip
+    size = {m: SHAPES["circle"][m][0].size for m in closed}
+    by_size = [[overall[m] for m in closed if size[m] == n] for n in sorted(set(size.values()))]
+    of_size = [np.mean(each) for each in by_size]
     assert of_size == sorted(of_size, reverse=True)
 
 # %% tags=["hide-input"]
@@ -1240,10 +1249,11 @@ display(Markdown(table.to_markdown(index=False)))
 # %% tags=["hide-input"]
 if scale.name == "cpu":
     of_eight = {m: values(eight, "all", preconditioner=m) for m in by_metric}
-    assert difference(of_eight["no metric"], of_eight["Eq. 39"]) == "+17.0 [+15.3, +18.6]"
+    none = of_eight["no metric"]
+    assert difference(none, of_eight["Eq. 39"]) == "+17.0 [+15.3, +18.6]"
     assert round(100 * float(of_eight["Eq. 39"].mean()), 1) == 17.6
     assert difference(of_eight["gram"], of_eight["Table 1"]) == "+4.9 [+3.8, +6.0]"
-    assert difference(of_eight["no metric"], of_eight["gram"]) == "+3.3 [+2.5, +4.1]"
+    assert difference(none, of_eight["gram"]) == "+3.3 [+2.5, +4.1]"
 
 # %% [markdown]
 #
@@ -1389,19 +1399,22 @@ display(Markdown(pd.DataFrame(table).to_markdown() if table else "(one method at
 
 # %% tags=["hide-input"]
 if scale.name == "cpu":
-    seam, rest = ([within(fitted, m, k) for m in ("fourier 1", "line")] for k in ([0, 35], range(5, 31)))
+    both = ("fourier 1", "line")
+    seam, rest = ([within(fitted, m, k) for m in both] for k in ([0, 35], range(5, 31)))
     assert difference(*seam) == "+6.0 [+1.9, +10.1]"
     assert difference(*rest[::-1]) == "−0.3 [−0.9, +0.3]"
-    whole = {m: values(fitted, "all", method=m) for m in ("fourier 1", "line")}
-    assert difference(whole["fourier 1"], whole["line"]) == "+1.2 [+0.3, +2.0]"
+    whole = [values(fitted, "all", method=m) for m in both]
+    assert difference(*whole) == "+1.2 [+0.3, +2.0]"
     half = {m: values(segment_rows, "all", method=m) for m in SEGMENTS}
-    above = {m: difference(half["arc"], half[m]) for m in ("ellipse", "line", "none")}
-    assert above == {"ellipse": "+2.9 [+1.5, +4.3]", "line": "+1.9 [+0.9, +2.9]", "none": "+2.3 [+0.5, +4.0]"}
+    above = [difference(half["arc"], half[m]) for m in ("ellipse", "line", "none")]
+    assert above == ["+2.9 [+1.5, +4.3]", "+1.9 [+0.9, +2.9]", "+2.3 [+0.5, +4.0]"]
     assert max(half, key=lambda m: half[m].mean()) == "arc"
     assert difference(half["line"], half["ellipse"]) == "+1.0 [−0.4, +2.4]"
-    cost = {k: within(segment_rows, "arc", [k]) - within(segment_rows, "ellipse", [k]) for k in range(18)}
-    assert [difference(cost[k], 0 * cost[k]) for k in (0, 17)] == ["+1.2 [−3.6, +6.0]", "+1.7 [−0.5, +3.9]"]
-    ends, middle = (np.mean([cost[k] for k in [*PLACES.values()][i]], axis=0) for i in (0, 1))
+    parts = [[0], [17], *PLACES.values()]
+    cost = [[within(segment_rows, m, part) for m in ("arc", "ellipse")] for part in parts]
+    assert difference(*cost[0]) == "+1.2 [−3.6, +6.0]"
+    assert difference(*cost[1]) == "+1.7 [−0.5, +3.9]"
+    ends, middle = (arc - closed_one for arc, closed_one in cost[2:4])
     assert difference(middle, ends) == "+2.3 [+0.2, +4.4]"
 
 # %% [markdown]
