@@ -768,16 +768,17 @@ if scale.name == "cpu":
     assert np.allclose(found, [37.8, 32.8, 42.8], atol=0.05)
     medians = [rows[f"ellipse {way} median"].mean() for way in ("encoder", "inferred")]
     assert [round(float(m)) for m in medians] == [40, 77]
-    turned = [rows[f"ellipse {way} opposite"].mean() for way in ("inferred", "encoder")]
-    assert [round(100 * float(v), 1) for v in turned] == [10.5, 7.3]
+    reversed_by = [rows[f"ellipse {way} opposite"].mean() for way in ("inferred", "encoder")]
+    assert [round(100 * float(v), 1) for v in reversed_by] == [10.5, 7.3]
     assert round(100 * float(rows["ellipse inferred near"].mean())) == 21
 
 # %% [markdown]
 # Where do the guesses go? {numref}`fig-hidden-angle` has one peak, at the truth. That the encoder is nearer to it than the
 # surest context {claim}`7 holds`: its median error is 40 degrees and that of the surest context 77, a difference of 37.8
 # [32.8, 42.8]. A second peak at 180°, which one might expect of photographs, is all but missing: the surest context is
-# upside down about as often as chance would have it, 10.5 % of the time against 11.1, the encoder less often, 7.3 %. Sky is above and grass below, and a convolution can see it; that an image's turn can be learned from the
-# image alone is what the pretext task of {cite:t}`gidaris2018rotnet` lives on. Away from the peak the surest context is spread
+# upside down about as often as chance would have it, 10.5 % of the time against 11.1, the encoder less often, 7.3 %.
+# Sky is above and grass below, and a convolution can see it; that an image's turn can be learned from the image alone is
+# what the pretext task of {cite:t}`gidaris2018rotnet` lives on. Away from the peak the surest context is spread
 # evenly, like a guess. It is within 20 degrees of the truth for 21 % of the images, and a guess would be for 11 %.
 #
 # ## Images that share their context

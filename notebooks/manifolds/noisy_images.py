@@ -765,7 +765,8 @@ display(Markdown(judged.to_markdown(index=False)))
 #   [−0.6, 0.4] at $S = 1/2$. That it is better than a fixed one is {claim}`6 undecided` too, with −0.3 [−0.6, 0.1] and
 #   −0.0 [−0.3, 0.2]. All four intervals end below one point. That a fixed L2 improves the rivals is {claim}`8 undecided`, with
 #   means from −0.5 to +0.5.
-# - **The metric.** That it helps is undecided, as in {doc}`rotated_images`.
+# - **The metric.** That it helps is undecided, and for the ellipse in {doc}`rotated_images` it is
+#   {claim}`manifolds/rotated_images 4 undecided` as well.
 # - **The paper's explanation.** That the noise level is a poor coordinate of uncertainty is shown at $S = 1/2$ only. The
 #   concentration in a few images is contradicted, for networks that could hardly have had it.
 

@@ -923,8 +923,8 @@ if scale.name == "cpu":
         arm = dict(family="ellipse", optimiser=name)
         found = values(plain, "spread_over_s", **arm)
         ratio = found / values(plain, "spread_expected", **arm)
-        shown = ratio.mean(), *figures.t_interval(ratio)
-        times.append("{:.1f} [{:.1f}, {:.1f}]".format(*shown))
+        with_interval = ratio.mean(), *figures.t_interval(ratio)
+        times.append("{:.1f} [{:.1f}, {:.1f}]".format(*with_interval))
     assert times == ["4.1 [2.4, 5.8]", "2.1 [1.1, 3.0]", "2.0 [1.1, 2.9]"]
     assert spreads_of("SGD")["best minus worst point"] == "4.6"
 

@@ -1405,11 +1405,11 @@ if scale.name == "cpu":
     assert difference(*rest[::-1]) == "−0.3 [−0.9, +0.3]"
     whole = [values(fitted, "all", method=m) for m in both]
     assert difference(*whole) == "+1.2 [+0.3, +2.0]"
-    half = {m: values(segment_rows, "all", method=m) for m in SEGMENTS}
-    above = [difference(half["arc"], half[m]) for m in ("ellipse", "line", "none")]
+    on_half = {m: values(segment_rows, "all", method=m) for m in SEGMENTS}
+    above = [difference(on_half["arc"], on_half[m]) for m in ("ellipse", "line", "none")]
     assert above == ["+2.9 [+1.5, +4.3]", "+1.9 [+0.9, +2.9]", "+2.3 [+0.5, +4.0]"]
-    assert max(half, key=lambda m: half[m].mean()) == "arc"
-    assert difference(half["line"], half["ellipse"]) == "+1.0 [−0.4, +2.4]"
+    assert max(on_half, key=lambda m: on_half[m].mean()) == "arc"
+    assert difference(on_half["line"], on_half["ellipse"]) == "+1.0 [−0.4, +2.4]"
     parts = [[0], [17], *PLACES.values()]
     cost = [[within(segment_rows, m, part) for m in ("arc", "ellipse")] for part in parts]
     assert difference(*cost[0]) == "+1.2 [−3.6, +6.0]"
