@@ -696,8 +696,8 @@ Markdown(f"The network without conditioning: {written(rows['none accuracy'])}.")
 #
 # The mean of the theorem's minimum is above that of the gradient step, and {eq}`eq-hidden-gradient` says why it might be: the
 # even mixture is dominated by networks that are told something false, and the gradient wants agreement with them. That most
-# of them are wrong may also be why the plain average does not help, which among *independently* trained networks would
-# rarely hurt.
+# of them are wrong may also be why the plain average, which among *independently* trained networks would rarely hurt, brings
+# nothing that can be seen here.
 #
 # The oracle shows the scale of what is left lying: for 78 % of the images some network of the ellipse is right. (Some of
 # that is luck, for seventy-two tries at ten classes hit often.)
@@ -821,8 +821,8 @@ display(Markdown(table_of.to_markdown(index=False)))
 
 # %% [markdown]
 # The table gives accuracy above the network without conditioning, in points. Led by the encoder, the ellipse gains with the
-# size of the group. With four images to judge by it is 2.1 points below [1.6, 2.6]. With sixteen it is level, +0.5
-# [−0.8, +1.8], and with sixty-four it is 1.5 points above [0.3, 2.6], more than zero, though not surely more than a point
+# size of the group. With four images to judge by it is 2.1 points below [1.6, 2.6]. With sixteen no difference is shown,
+# +0.5 [−0.8, +1.8], and with sixty-four it is 1.5 points above [0.3, 2.6], more than zero, though not surely more than a point
 # ({numref}`fig-hidden-shared`). Concatenation, which has less to lose, is 1.2 above with sixteen already [0.2, 2.3], and 1.3
 # with sixty-four [0.2, 2.4].
 #
