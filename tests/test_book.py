@@ -90,6 +90,12 @@ class TestChapter:
                 assert len(lines) <= most, f"{len(lines)} lines:\n{cell.source}"
                 assert not re.search(r"^\s*[!%]|\bpip install\b", cell.source, re.MULTILINE), cell.source
 
+    def test_counts_the_lines_that_it_folds(self, path):
+        for cell in jupytext.read(path, fmt="py:percent").cells:
+            label = cell.metadata.get("mystnb", {}).get("code_prompt_show", "")
+            if said := re.search(r"(\d+) lines", label):
+                assert int(said[1]) == len(cell.source.splitlines()), label
+
     def test_describes_every_figure_in_words(self, path):
         for cell in jupytext.read(path, fmt="py:percent").cells:
             if "figure" not in (options := cell.metadata.get("mystnb", {})):

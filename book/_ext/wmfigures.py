@@ -56,7 +56,7 @@ def panels(svg: str) -> dict[str, Any] | None:
     columns = _columns(axes, width)
     if columns is None or not 2 <= len(columns) <= 4:
         return None
-    ends = [before[1] + min(9.0, (following[0] - before[1]) / 2) for before, following in itertools.pairwise(columns)]
+    ends = [before[1] + min(4.0, (following[0] - before[1]) / 2) for before, following in itertools.pairwise(columns)]
     return {
         "axis": round((columns[0][0] - 3) / width, 4),
         "panels": [
@@ -64,6 +64,11 @@ def panels(svg: str) -> dict[str, Any] | None:
             for (a, b), (_, _, numbers) in zip(itertools.pairwise([0.0, *ends, width]), columns, strict=True)
         ],
     }
+
+
+def natural_width(svg: str) -> float:
+    """The width of a figure in CSS pixels, 96 to the inch."""
+    return float(ElementTree.fromstring(svg).get("viewBox", "0 0 480 1").split()[2]) * 96 / 72
 
 
 _IMAGE = re.compile(r'<img\b[^>]*?\bsrc="[^"]*_images/([^"/]+\.svg)"')
@@ -77,10 +82,13 @@ def mark_panels(app: Sphinx, pagename: str, templatename: str, context: dict, do
 
     def marked(match: re.Match) -> str:
         source = Path(app.srcdir, sources.get(unquote(match[1]), ""))
-        found = panels(source.read_text(encoding="utf-8")) if source.is_file() else None
-        if not found:
+        if not source.is_file():
             return match[0]
-        return match[0].replace("<img", f"<img data-panels='{json.dumps(found, separators=(',', ':'))}'", 1)
+        svg = source.read_text(encoding="utf-8")
+        told = f'style="--natural-width: {natural_width(svg):.0f}px"'
+        if found := panels(svg):
+            told += f" data-panels='{json.dumps(found, separators=(',', ':'))}'"
+        return match[0].replace("<img", f"<img {told}", 1)
 
     context["body"] = _IMAGE.sub(marked, context["body"])
 

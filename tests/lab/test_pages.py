@@ -30,7 +30,8 @@ def test_an_interval_is_that_of_a_t_test(values):
     if np.ptp(values) > 1e-6:
         expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
         assert (low, high) == pytest.approx(expected, rel=1e-6, abs=1e-5)
-    assert said.endswith(f"points, n = {len(values)}")
+    assert said.endswith(f"points, n\u00a0=\u00a0{len(values)}")
+    assert said.startswith(interval(values, spec="+.6f", count=False).replace("−", "-"))
 
 
 def test_a_table_has_a_caption_and_a_name():

@@ -42,10 +42,11 @@ def findings(sentence: str, numbers: Mapping[str, str] | None = None, *, before:
     return Shown("\n".join([":::{admonition} What was found", ":class: findings", "", *lines, ":::"]))
 
 
-def interval(differences: Any, unit: str = "", *, spec: str = "+.1f") -> str:
+def interval(differences: Any, unit: str = "", *, spec: str = "+.1f", count: bool = True) -> str:
     """A mean with the 95 % interval of Student's $t$ over the runs, in words: "+4.4 [+2.2, +6.5] points, n = 5".
 
-    **Arguments:** `differences`, one for each run, already in the `unit`. `spec`, how a number is written.
+    **Arguments:** `differences`, one for each run, already in the `unit`. `spec`, how a number is written. `count`, whether to
+    say how many they are.
 
     **Raises:** `ValueError` if there are fewer than two, or one is not finite.
     """
@@ -56,7 +57,8 @@ def interval(differences: Any, unit: str = "", *, spec: str = "+.1f") -> str:
         )
     low, high = t_interval(values)
     mean, low, high = (f"{float(v):{spec}}".replace("-", "−") for v in (values.mean(), low, high))
-    return f"{mean} [{low}, {high}]{f' {unit}' if unit else ''}, n = {len(values)}"
+    said = f"{mean} [{low},\u00a0{high}]{f' {unit}' if unit else ''}"
+    return f"{said}, n\u00a0=\u00a0{len(values)}" if count else said
 
 
 def table(frame: pd.DataFrame, caption: str, *, name: str, **options: Any) -> Shown:
