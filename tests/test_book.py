@@ -14,6 +14,7 @@ from myst_nb.core.config import NbParserConfig
 from myst_nb.core.execute import create_client
 from sphinx.errors import ExtensionError
 
+from wmlib.lab import figures
 from wmlib.lab.records import identity, standing_rows
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,18 @@ def test_every_module_of_the_library_has_a_page():
     assert modules | {"models", "rivals", "index"} == pages
 
 
+def contrast(colour, ground):
+    """The contrast of two colours (WCAG 2.2)."""
+    bright, dark = sorted((_luminance(colour), _luminance(ground)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=CHAPTER_IDS)
 class TestChapter:
     def test_starts_with_its_only_title(self, path):
@@ -95,6 +108,11 @@ class TestChapter:
             label = cell.metadata.get("mystnb", {}).get("code_prompt_show", "")
             if said := re.search(r"(\d+) lines", label):
                 assert int(said[1]) == len(cell.source.splitlines()), label
+
+    def test_draws_in_colours_that_can_be_seen(self, path):
+        # Guides, which are no data, may be paler.
+        for colour in set(re.findall(r"#[0-9A-Fa-f]{6}", path.read_text())) - {"#999999", "#DDDAD2"}:
+            assert contrast(colour, figures.GROUND) >= 3, colour
 
     def test_describes_every_figure_in_words(self, path):
         for cell in jupytext.read(path, fmt="py:percent").cells:

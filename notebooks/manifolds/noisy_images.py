@@ -604,7 +604,7 @@ for ax, (family, kind) in zip(axes, conditioned, strict=True):
     picture = ax.imshow(
         lost, origin="lower", extent=(0, 1, -0.125, 1.125), aspect="auto", cmap="Blues", vmin=0, vmax=25
     )
-    ax.plot(LEVELS, LEVELS, ".", color="#D55E00", ms=4)
+    ax.plot(LEVELS, LEVELS, ".", color="#BB4D36", ms=4)
     ax.set(title=families[family] + NAMED[kind], xlabel="true t", xticks=[0, 0.5, 1], yticks=TOLD)
     ax.grid(False)
 axes[0].set_ylabel("told t")
@@ -649,7 +649,7 @@ for kind in ("Eq. 14", "fixed", "no"):  # the parabola never bulges upwards
 
 # %% mystnb={"figure": {"caption": "The squared norm of the network at each point of the line after training, under three penalties, and at the start. Means over seeds, bands are 95 % t-intervals.", "name": "fig-noisy-norms"}, "image": {"alt": "For each value of S, curves of squared norm against the context from clean to noisy, for no penalty, a fixed penalty and the penalty of Eq. 14."}}
 fig, axes = plt.subplots(1, len(scale.tops), figsize=(7.2, 3.4), squeeze=False)
-looks = {"no": ("no penalty", "#6E6E6E"), "fixed": ("fixed L2", "#E69F00"), "Eq. 14": ("Eq. 14", "#D55E00")}
+looks = {"no": ("no penalty", "#6E6E6E"), "fixed": ("fixed L2", "#B1842D"), "Eq. 14": ("Eq. 14", "#5624EB")}
 for ax, top in zip(axes[0], scale.tops, strict=True):
     for kind, (label, colour) in looks.items():
         values = norms(of("line", kind, top, "gram_end"), along)
@@ -691,8 +691,8 @@ fig, axes = plt.subplots(1, len(scale.tops), figsize=(7.2, 3.3), sharey=True, sq
 for ax, top in zip(axes[0], scale.tops, strict=True):
     deciles = of("line", "Eq. 14", top, "deciles").mean(axis=0)
     for i in range(1, 5):
-        ax.fill_between(top * LEVELS, deciles[:, i], deciles[:, 10 - i], color="#D55E00", alpha=0.15, lw=0)
-    ax.plot(top * LEVELS, deciles[:, 5], color="#D55E00")
+        ax.fill_between(top * LEVELS, deciles[:, i], deciles[:, 10 - i], color="#5624EB", alpha=0.15, lw=0)
+    ax.plot(top * LEVELS, deciles[:, 5], color="#5624EB")
     ax.axhline(np.log(10), color="k", ls=":", lw=1)
     ax.set(title=f"S = {top:g}", xlabel="noise level s")
 axes[0, 0].set_ylabel("entropy of the prediction (nats)")

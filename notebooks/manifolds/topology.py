@@ -532,8 +532,8 @@ def difference(a, b):
 
 
 # %% tags=["hide-input"]
-RIGHT, WRONG, PART = "#0072B2", "#D55E00", "#CC79A7"  # one colour for one role in this chapter
-CONCAT, NONE, SPLINE = (*(figures.METHOD_COLOURS[m] for m in ("concat", "none")), "#009E73")
+RIGHT, WRONG, PART = "#0072B2", "#BB4D36", "#A5188A"  # one colour for one role in this chapter
+CONCAT, NONE, SPLINE = (*(figures.METHOD_COLOURS[m] for m in ("concat", "none")), "#249B60")
 NAMES = {"none": "no conditioning", "concat": "concatenation", "angle alone": "angle alone (ellipse)"}
 
 

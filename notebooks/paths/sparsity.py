@@ -542,9 +542,9 @@ ticket_rows = wm.sweep("sparsity_ticket", all_rounds, [ticket], scale)
 
 # %% tags=["hide-input"]
 COLOURS = {
-    "one shot": "#6E6E6E", "FIP, as printed": "#CC79A7", "FIP, paper": "#D55E00", "FIP, paper (mean)": "#F2A27E",
-    "FIP, code": "#E69F00", "FIP, tuned": figures.PATH_COLOURS["FIP"], "distillation": "#009E73",
-    "fine-tuning": figures.PATH_COLOURS["fine-tuning"], "ticket": "#999999", "ticket, all rounds": "#2B2B2B",
+    "one shot": "#6E6E6E", "FIP, as printed": "#A5188A", "FIP, paper": "#BB4D36", "FIP, paper (mean)": "#5624EB",
+    "FIP, code": "#B1842D", "FIP, tuned": figures.PATH_COLOURS["FIP"], "distillation": "#249B60",
+    "fine-tuning": figures.PATH_COLOURS["fine-tuning"], "ticket": "#0F7FFB", "ticket, all rounds": "#2B2B2B",
 }  # fmt: skip
 NAMES = {
     "one shot": "pruned in one shot", "FIP, paper": "FIP, paper (sum)",
