@@ -59,11 +59,12 @@ def interval(differences: Any, unit: str = "", *, spec: str = "+.1f") -> str:
     return f"{mean} [{low}, {high}]{f' {unit}' if unit else ''}, n = {len(values)}"
 
 
-def table(frame: pd.DataFrame, caption: str, *, name: str, **options: Any) -> Shown:
+def table(frame: pd.DataFrame, caption: str, *, name: str, look: str = "", **options: Any) -> Shown:
     """A numbered table with a caption, that the text refers to as ``{numref}`name` ``.
 
     **Arguments:** `frame`; its index is shown if it has a name or is not 0, 1, 2, …. `caption`, what the table says, in one
-    paragraph. `name`, as in "tab-rates". `options` go to `pandas.DataFrame.to_markdown`.
+    paragraph. `name`, as in "tab-rates". `look`, a class of the book's style: "verdicts" for claims with their verdicts, each of
+    which is a block of its own on a phone. `options` go to `pandas.DataFrame.to_markdown`.
 
     **Raises:** `ValueError` for an empty frame or caption, or another form of name.
     """
@@ -73,4 +74,5 @@ def table(frame: pd.DataFrame, caption: str, *, name: str, **options: Any) -> Sh
         raise ValueError(f'the name of a table has the form "tab-rates", got {name!r}')
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     body = frame.to_markdown(**{"index": not counted} | options)
-    return Shown(f"```{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n```")
+    look = f"\n:class: {look}" if look else ""
+    return Shown(f"```{{table}} {' '.join(caption.split())}\n:name: {name}{look}\n\n{body}\n```")
