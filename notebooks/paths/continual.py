@@ -40,7 +40,7 @@ pages.findings(
     before="{doc}`metric` and {doc}`directions`.",
 )
 
-# %% tags=["remove-input"] mystnb={"figure": {"caption": "What the paper says of FIP and the older methods holds; much of what we expected beyond it five seeds cannot decide. Each bar is the 95 % interval of one comparison, in units of the least difference that matters; what the claim expects lies to the right. Right of 1 a claim of *higher* is shown, right of −1 one of *not lower*, and between the two one of *the same* (squares).", "name": "fig-continual-verdicts"}, "image": {"alt": "Eleven claims with the intervals of their comparisons. Claims 2, 4 and 5 are shown, in 1, 2 and 24 comparisons; 8 and 11 are shown in part, 2 of 3 and 5 of 6; claim 1 is mixed, one half shown and the other contradicted; claims 3, 6, 7, 9 and 10 are undecided."}}
+# %% tags=["remove-input"] mystnb={"figure": {"caption": "With 50 memories FIP meets the older methods, as the paper says; much of what we expected beyond it five seeds cannot decide. Each bar is the 95 % interval of one comparison, in units of the least difference that matters; what the claim expects lies to the right. Right of 1 a claim of *higher* is shown, right of −1 one of *not lower*, and between the two one of *the same* (squares).", "name": "fig-continual-verdicts"}, "image": {"alt": "Eleven claims with the intervals of their comparisons. Claims 2, 4 and 5 are shown, in 1, 2 and 24 comparisons; 8 and 11 are shown in part, 2 of 3 and 5 of 6; claim 1 is mixed, one half shown and the other contradicted; claims 3, 6, 7, 9 and 10 are undecided."}}
 figures.use_style()
 judged = verdicts.judge_chapter("paths/continual", "cpu", results=book_results())
 fig, ax = plt.subplots(figsize=(7.2, 8.2))
@@ -139,7 +139,7 @@ def tasks(config):
 
 
 # %% [markdown]
-# Every number of this page was recorded at the preset `cpu`.
+# All results of this page were recorded at the preset `cpu`.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The settings of the three presets, 17 lines", "code_prompt_hide": "Hide the settings"}
 paper = dict(
