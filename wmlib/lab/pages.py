@@ -73,6 +73,7 @@ def table(frame: pd.DataFrame, caption: str, *, name: str, look: str = "", **opt
     if not re.fullmatch(r"tab-[a-z0-9-]+", name):
         raise ValueError(f'the name of a table has the form "tab-rates", got {name!r}')
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
-    body = frame.to_markdown(**{"index": not counted} | options)
+    settings: dict[str, Any] = {"index": not counted} | options
+    body = frame.to_markdown(**settings)
     look = f"\n:class: {look}" if look else ""
     return Shown(f"```{{table}} {' '.join(caption.split())}\n:name: {name}{look}\n\n{body}\n```")
