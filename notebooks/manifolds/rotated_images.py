@@ -36,7 +36,8 @@ import wmlib as wm
 from wmlib.lab import figures, pages, runs, verdicts
 
 figures.use_style()
-recorded = runs.recorded_runs("rotated_images", "cpu")
+book = runs.book_results()
+recorded = runs.recorded_runs("rotated_images", "cpu", results=book)
 
 
 def accuracy_of(method, fraction, frame=recorded):
@@ -70,7 +71,8 @@ pages.findings(
 )
 
 # %% tags=["remove-input"] mystnb={"figure": {"caption": "The lead is real for some rivals and many angles; that accuracy is kept with few is contradicted. Each bar is the 95 % t-interval of one comparison over five seeds, in units of the least difference that matters (one point); the grey band is where a difference is too small to matter. Right of the band is what the claim says; that accuracy is kept needs only to be right of −1.", "name": "fig-rotated-verdicts"}, "image": {"alt": "Intervals of the chapter's four claims in units of one point. First claim: twenty intervals from −5.6 to +6.5 points, partly shown. Second: −14.6 to −9.0, contradicted. Third: four intervals beyond one point, reproduced. Fourth: five intervals from −4.3 to +0.3, undecided."}}
-verdicts.plot_verdicts(verdicts.judge_chapter("manifolds/rotated_images", "cpu"))
+judged = verdicts.judge_chapter("manifolds/rotated_images", "cpu", results=book)
+verdicts.plot_verdicts(judged)
 plt.show()
 
 # %% [markdown]
@@ -849,7 +851,7 @@ caption = (
     "One claim of the paper's two holds in part, and the other is contradicted."
     " Differences in points of test accuracy, with 95 % t-intervals over seeds."
 )
-display(pages.table(judged, caption, name="tab-rotated-verdicts"))
+display(pages.table(judged, caption, name="tab-rotated-verdicts", look="verdicts"))
 if scale.name == "cpu":
     above, *_, helps = verdicts.judge_chapter("manifolds/rotated_images", "cpu")
     found = [c for c in above.comparisons if c.state_holm == "shown"]

@@ -41,6 +41,7 @@ def test_a_table_has_a_caption_and_a_name():
     assert shown.endswith("\n```")
     assert "|   rate |" in shown.splitlines()[3]
     assert table(FRAME.set_index("rate"), "Scores.", name="tab-a").count("rate") == 1
+    assert "\n:name: tab-a\n:class: verdicts\n\n|" in table(FRAME, "Scores.", name="tab-a", look="verdicts")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ import wmlib as wm
 from wmlib.lab import records, runs
 from wmlib.lab.fingerprints import fingerprint
 from wmlib.lab.presets import Preset
-from wmlib.lab.runs import append_row, read_rows, recorded_runs
+from wmlib.lab.runs import append_row, book_results, read_rows, recorded_runs
 
 CPU = Preset("cpu", 2)
 
@@ -389,6 +389,12 @@ def never(config, key):
 def test_wrong_grids(tmp_path, grid, message):
     with pytest.raises(ValueError, match=message):
         wm.sweep("wrong", never, grid, CPU, results=tmp_path)
+
+
+def test_the_recorded_runs_of_the_book_are_found_wherever_sweep_is_told_to_look(tmp_path, monkeypatch):
+    monkeypatch.setenv("WMLIB_RESULTS", str(tmp_path))
+    assert recorded_runs("continual", "cpu").empty
+    assert not recorded_runs("continual", "cpu", results=book_results()).empty
 
 
 def test_recorded_runs_are_read_without_the_code_that_made_them(tmp_path):

@@ -61,11 +61,12 @@ def interval(differences: Any, unit: str = "", *, spec: str = "+.1f", count: boo
     return f"{said}, n\u00a0=\u00a0{len(values)}" if count else said
 
 
-def table(frame: pd.DataFrame, caption: str, *, name: str, **options: Any) -> Shown:
-    """A numbered table with a caption, that the text refers to as ``{numref}`name` ``.
+def table(frame: pd.DataFrame, caption: str, *, name: str, look: str = "", **options: Any) -> Shown:
+    """A numbered table with a caption, that the text refers to by its name, with the role `numref`.
 
     **Arguments:** `frame`; its index is shown if it has a name or is not 0, 1, 2, …. `caption`, what the table says, in one
-    paragraph. `name`, as in "tab-rates". `options` go to `pandas.DataFrame.to_markdown`.
+    paragraph. `name`, as in "tab-rates". `look`, a class of the book's style: "verdicts" for claims with their verdicts, each of
+    which is a block of its own on a phone. `options` go to `pandas.DataFrame.to_markdown`.
 
     **Raises:** `ValueError` for an empty frame or caption, or another form of name.
     """
@@ -76,4 +77,5 @@ def table(frame: pd.DataFrame, caption: str, *, name: str, **options: Any) -> Sh
     counted = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     settings: dict[str, Any] = {"index": not counted} | options
     body = frame.to_markdown(**settings)
-    return Shown(f"```{{table}} {' '.join(caption.split())}\n:name: {name}\n\n{body}\n```")
+    look = f"\n:class: {look}" if look else ""
+    return Shown(f"```{{table}} {' '.join(caption.split())}\n:name: {name}{look}\n\n{body}\n```")

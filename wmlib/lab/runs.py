@@ -252,6 +252,14 @@ def _folder(results: str | os.PathLike[str] | None, preset: str) -> Path:
     return root / "_build" / "results" if preset == "quick" else root / "book" / "results"
 
 
+def book_results() -> Path:
+    """The folder of the recorded runs that come with the book, wherever `sweep` is told to look.
+
+    `recorded_runs(name, "cpu", results=book_results())` tells what is recorded, whatever is run here.
+    """
+    return Path(__file__).resolve().parents[2] / "book" / "results"
+
+
 _TIMES = re.compile(r"(^|[\W_])(wall|cpu|seconds)([\W_]|$)")
 
 
