@@ -147,7 +147,8 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         # IPython is looked for and done without.
         ("wmlib/lab/**/*.py", [*_LAB, *(r.name for r in EXTRAS["engines"]), "ipython", "matplotlib-inline"]),
         ("notebooks/**/*.py", [*_LAB, *(r.name for r in EXTRAS["book"])]),
-        (".ci/*.py", _CORE),
+        (".ci/try_wheel.py", _CORE),
+        (".ci/check_*.py", [r.name for r in EXTRAS["book"]]),
         # nbformat comes with nbclient, where it is asked for; torch is done without.
         *(
             (f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"])
@@ -157,7 +158,16 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("tests/conftest.py", _TEST),
         (
             "tests/*.py",
-            [*_TEST, *(r.name for r in EXTRAS["book"]), "wmbook", "wmexecute", "myst-nb", "sphinx"],
+            [
+                *_TEST,
+                *(r.name for r in EXTRAS["book"]),
+                "wmbook",
+                "wmexecute",
+                "wmfigures",
+                "wmverdicts",
+                "myst-nb",
+                "sphinx",
+            ],
         ),  # the book's own extensions, and what it is built with
     ],
 )

@@ -205,7 +205,15 @@ def test_jobs_of_submitit_compute_each_run_once(chapter):
     assert_complete(chapter)
 
 
-def test_a_command_that_is_interrupted_stops_its_workers(chapter):
+@pytest.fixture
+def interruptible():
+    """What is started in the background of a shell ignores Ctrl-C, and so does all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_that_is_interrupted_stops_its_workers(chapter, interruptible):
     (chapter.parent / "hold").touch()
     with rerun(chapter, "local://1") as command:
         until((chapter.parent / "held").exists)
