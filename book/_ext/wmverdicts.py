@@ -190,18 +190,17 @@ def finding(root: Path, topic: str) -> str:
         raise ValueError(f"no claim in book/claims has the topic {topic!r}")
     states = Counter(o.state for _, j in found for o in j.comparisons)
     values = Counter(j.value for _, j in found)
-    chapters = ", ".join(f"{{doc}}`/notebooks/{c}`" for c in dict.fromkeys(c for c, _ in found))
     means = [o.mean for _, j in found for o in j.comparisons]
     below, of = sum(mean < 0 for mean in means), len(means)
-    verdicts = ", ".join(f"{_words(n)} {value}" for value, n in values.items())
+    places = list(dict.fromkeys(c for c, _ in found))
+    chapters = ", ".join(f"{{doc}}`/notebooks/{c}`" for c in places)
+    shown = values["holds"] + values["reproduced"]
     return (
-        f"**That {topic} is not what we find.** "
-        if not values["holds"] + values["reproduced"]
-        else f"**That {topic}**: "
-    ) + (
-        f"It was tried in {_words(len(dict.fromkeys(c for c, _ in found)))} chapters ({chapters}), in {of} comparisons: better in"
-        f" {_words(states['shown'])}, worse in {_words(states['contradicted'])}, undecided in {_words(states['undecided'])};"
-        f" the mean is below that without it in {below}. Of the {_words(len(found))} claims that it helps, the verdicts are {verdicts}."
+        f"**That {topic} is {'found in part' if shown else 'not what we find'}.** "
+        f"It was tried in {_words(len(places))} chapter{'s' * (len(places) > 1)} ({chapters}), in {_words(of)} comparisons:"
+        f" better in {_words(states['shown'])}, worse in {_words(states['contradicted'])}, undecided in"
+        f" {_words(states['undecided'])}. The mean difference is below zero in {'all' if below == of else _words(below)} of them."
+        f" Claims that say so: {', '.join(f'{_words(n)} {value}' for value, n in values.items())}."
     )
 
 

@@ -841,8 +841,15 @@ def modulated(config, key):
 )
 def test_the_library_counts_where_it_is_used(monkeypatch, definition, counts):
     digest, source = fingerprint(modulated), inspect.getsource
-    line = "    _more = 1\n" if isinstance(definition, type) else "\n@register(exp)\ndef _(x):\n    return x\n"
-    monkeypatch.setattr(inspect, "getsource", lambda d: source(d) + line if d is definition else source(d))
+
+    def changed(what):
+        if what is definition:
+            return source(what) + "\n@register(exp)\ndef _(x):\n    return x\n"
+        if isinstance(definition, type) and what is sys.modules[definition.__module__]:
+            return source(what).replace(text := source(definition), f"{text}    _more = 1\n")
+        return source(what)
+
+    monkeypatch.setattr(inspect, "getsource", changed)
     assert (fingerprint(modulated) != digest) == counts
 
 
