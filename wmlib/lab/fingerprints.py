@@ -131,7 +131,7 @@ def _source(definition: Any) -> str:
         if isinstance(definition, type) and (found := _class_in(sys.modules[definition.__module__], definition)):
             return found
         file = getattr(getattr(definition, "__code__", None), "co_filename", "")
-        if file == "<string>" and file not in linecache.cache:
+        if file == "<string>":
             raise OSError("it came from a string")
         return textwrap.dedent(inspect.getsource(definition))
     except (OSError, TypeError) as error:
