@@ -87,7 +87,7 @@ def drawn(columns, share, extra=None):
     elif extra == "off":
         axes[0, -1].set_axis_off()
     elif extra == "bar":
-        fig.colorbar(plt.cm.ScalarMappable(), ax=axes[0, -1])
+        fig.colorbar(plt.cm.ScalarMappable(), ax=axes[0, 0])
     file = io.StringIO()
     fig.savefig(file, format="svg")
     plt.close(fig)

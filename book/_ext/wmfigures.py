@@ -16,9 +16,9 @@ _GROUP, _PATH = (f"{{http://www.w3.org/2000/svg}}{tag}" for tag in ("g", "path")
 _NUMBER = re.compile(r"-?[\d.]+")
 
 
-def _columns(axes: list[ElementTree.Element], width: float) -> list[tuple[float, float, bool]] | None:
-    """From where to where the columns of a figure reach, and whether one has numbers on its vertical axis."""
-    columns: list[tuple[float, float, bool]] = []
+def _columns(axes: list[ElementTree.Element], width: float) -> list[tuple[float, float, bool, bool]] | None:
+    """From where to where the columns of a figure reach, whether one has numbers on its vertical axis, and a bar of colours."""
+    columns: list[tuple[float, float, bool, bool]] = []
     found = []
     for part in axes:
         ground = next((child for child in part if child.get("id", "").startswith("patch_")), None)
@@ -32,9 +32,10 @@ def _columns(axes: list[ElementTree.Element], width: float) -> list[tuple[float,
     for left, right, numbers in sorted(found):
         bar = right - left < 0.06 * width  # a bar of colours belongs to what is left of it
         if columns and (bar or left < columns[-1][1]):
-            columns[-1] = (columns[-1][0], max(columns[-1][1], right), columns[-1][2] or (numbers and not bar))
+            start, end, before, barred = columns[-1]
+            columns[-1] = (start, max(end, right), before or (numbers and not bar), barred or bar)
         else:
-            columns.append((left, right, numbers))
+            columns.append((left, right, numbers, False))
     return columns
 
 
@@ -56,12 +57,17 @@ def panels(svg: str) -> dict[str, Any] | None:
     columns = _columns(axes, width)
     if columns is None or not 2 <= len(columns) <= 4:
         return None
-    ends = [before[1] + min(4.0, (following[0] - before[1]) / 2) for before, following in itertools.pairwise(columns)]
+    gaps = [following[0] - before[1] for before, following in itertools.pairwise(columns)]
+    # The numbers of a bar stand right of it.
+    ends = [
+        right + (0.6 * gap if barred else min(4.0, gap / 2))
+        for (_, right, _, barred), gap in zip(columns, gaps, strict=False)
+    ]
     return {
         "axis": round((columns[0][0] - 3) / width, 4),
         "panels": [
             {"box": [round(a / width, 4), 0, round((b - a) / width, 4), 1], "shared": not numbers and a > 0}
-            for (a, b), (_, _, numbers) in zip(itertools.pairwise([0.0, *ends, width]), columns, strict=True)
+            for (a, b), (_, _, numbers, _) in zip(itertools.pairwise([0.0, *ends, width]), columns, strict=True)
         ],
     }
 
