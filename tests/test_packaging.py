@@ -43,6 +43,7 @@ class TestImport:
         assert not (ours - base) & later
         assert not [name for name in ours if name.startswith("wmlib.lab")]
 
+    @pytest.mark.processes
     def test_takes_at_most_1_35_times_that_of_the_core(self):
         """Processor time, in pairs, at the median: other work on the machine moves it little."""
 

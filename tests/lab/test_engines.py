@@ -16,6 +16,8 @@ import pytest
 from wmlib.lab import engines
 from wmlib.lab.records import read_rows
 
+pytestmark = pytest.mark.processes
+
 # The functions of the script are its own, and one is cached: no engine could send them. The second sweep is of other
 # code where the first was not complete. A run is held up until its process is killed, the first time that it is begun.
 CHAPTER = """

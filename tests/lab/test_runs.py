@@ -629,6 +629,7 @@ def start(folder, script, together=1):
     return subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.processes
 def test_a_sweep_killed_again_and_again_gives_the_rows_of_an_undisturbed_one(tmp_path):
     (script := tmp_path / "experiment.py").write_text(textwrap.dedent(EXPERIMENT))
     alone, killed, shared = (tmp_path / name for name in ("alone", "killed", "shared"))
