@@ -114,6 +114,20 @@ def use_style() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None}, facecolor=GROUND, bbox_inches=None)
 
 
+def _runs(values: ArrayLike, confidence: float) -> Float[np.ndarray, "runs ..."]:
+    """The results of an interval's runs; a `ValueError` if there are none, or they or the confidence are out of range."""
+    runs = np.asarray(values, dtype=np.float64)
+    if runs.ndim == 0 or len(runs) == 0:
+        raise ValueError(f"an interval needs values of shape (runs, ...) with at least one run, got {runs.shape}")
+    if not np.isfinite(runs).all():
+        raise ValueError(
+            f"{(~np.isfinite(runs)).sum()} of {runs.size} values are not finite; leave out the runs that diverged"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+    return runs
+
+
 def t_interval(
     values: ArrayLike, *, confidence: float = 0.95
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
@@ -135,15 +149,7 @@ def t_interval(
     low, high = t_interval([0.41, 0.43, 0.42])
     ```
     """
-    runs = np.asarray(values, dtype=np.float64)
-    if runs.ndim == 0 or len(runs) == 0:
-        raise ValueError(f"an interval needs values of shape (runs, ...) with at least one run, got {runs.shape}")
-    if not np.isfinite(runs).all():
-        raise ValueError(
-            f"{(~np.isfinite(runs)).sum()} of {runs.size} values are not finite; leave out the runs that diverged"
-        )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+    runs = _runs(values, confidence)
     n, mean = len(runs), runs.mean(axis=0)
     if n == 1:
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
@@ -172,15 +178,7 @@ def bootstrap_interval(
     low, high = bootstrap_interval([0.41, 0.43, 0.42])
     ```
     """
-    runs = np.asarray(values, dtype=np.float64)
-    if runs.ndim == 0 or len(runs) == 0:
-        raise ValueError(f"an interval needs values of shape (runs, ...) with at least one run, got {runs.shape}")
-    if not np.isfinite(runs).all():
-        raise ValueError(
-            f"{(~np.isfinite(runs)).sum()} of {runs.size} values are not finite; leave out the runs that diverged"
-        )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+    runs = _runs(values, confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}; 10,000 is usual")
     # How often each run is drawn is all that a mean needs: no array of resampled values.
