@@ -43,7 +43,8 @@ help:
 	@echo 'make newest-constraints        write that file anew from the packages of today'
 	@echo 'make wheel                     build the wheel and try it in a clean environment, without and with its lab'
 	@echo 'make rerun CHAPTER=... [PRESET=cpu]   compute the missing recorded runs of a chapter;'
-	@echo '                               with STALE=1 also those whose code has changed'
+	@echo '                               with STALE=1 also those whose code has changed; ENGINE=local://2,'
+	@echo '                               dask://host:port or "slurm?jobs=8&..." spreads them over machines'
 	@echo 'make verify CHAPTER=... [LIMIT=seconds]   carry recorded runs over to code that has changed:'
 	@echo '                               compare old code with new, or compute a sample again'
 	@echo 'make notebooks                 write every chapter as .ipynb under _build/notebooks'
@@ -89,10 +90,11 @@ $(NEWEST_STAMP):
 	  $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[test]'
 	@touch $@
 
-# Without torch: the tests that need it are skipped, and counted in the last lines.
+# Without torch: the tests that need it are skipped, and counted in the last lines. Those of sweeps, engines and `make verify` that
+# start many processes run in `make test` alone: none hangs on a version of a package.
 newest: $(NEWEST_STAMP)
 	@$(NEWEST_ENV)/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "with jax", jax.__version__)'
-	@$(NEWEST_ENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -p no:cacheprovider $(LIBRARY_TESTS)
+	@$(NEWEST_ENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -p no:cacheprovider -m "not processes" $(LIBRARY_TESTS)
 
 newest-constraints:
 	@rm -rf $(NEWEST_ENV)
@@ -121,9 +123,10 @@ lint: $(STAMP)
 
 rerun: $(STAMP)
 	@[ -f "notebooks/$(CHAPTER).py" ] || { \
-	  echo "make rerun CHAPTER=<chapter> [PRESET=quick|cpu|paper]" >&2; \
+	  echo "make rerun CHAPTER=<chapter> [PRESET=quick|cpu|paper] [STALE=1] [ENGINE=<engine>]" >&2; \
 	  echo "no chapter '$(CHAPTER)'; the chapters are: $(CHAPTERS)" >&2; exit 1; }
-	@WMLIB_PRESET=$(PRESET) $(if $(STALE),WMLIB_RERUN=stale) MPLBACKEND=agg $(BIN)/python notebooks/$(CHAPTER).py
+	@WMLIB_PRESET=$(PRESET) $(if $(STALE),WMLIB_RERUN=stale) MPLBACKEND=agg $(BIN)/python \
+	  $(if $(ENGINE),-m wmlib.lab.engines) notebooks/$(CHAPTER).py $(if $(ENGINE),--preset $(PRESET) --engine "$(ENGINE)")
 
 verify: $(STAMP)
 	@[ -f "notebooks/$(CHAPTER).py" ] || { \

@@ -40,11 +40,11 @@ def answers_with_the_cure(use) -> None:
 
 
 def core() -> None:
-    assert len(EXTRA) == 8, EXTRA
+    assert len(EXTRA) == 9, EXTRA
     assert not [name for name in EXTRA if is_installed(name)]
     assert not [name for name in ("torch", "scikit-learn", "pytest", "jupyter-book") if is_installed(name)]
 
-    lab = {"data", "figures", "records", "runs", "verdicts", "verify"}
+    lab = {"data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}
     for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
         if module.name.split(".")[-1] in lab:
             answers_with_the_cure(lambda name=module.name: importlib.import_module(name))
@@ -75,7 +75,7 @@ def core() -> None:
 
 def train(config, key):
     net = wm.modulate(eqx.nn.Linear(2, 1, key=key), wm.Line(), key=key, spread=config["spread"])
-    return {"metrics": {"length": net.squared_norm(0.5)}}
+    return {"metrics": {"length": net.squared_norm(0.5)}, "data": "synthetic: none at all"}
 
 
 def lab() -> None:

@@ -14,6 +14,9 @@ from myst_nb.core.config import NbParserConfig
 from myst_nb.core.execute import create_client
 from sphinx.errors import ExtensionError
 
+from wmlib.lab import figures
+from wmlib.lab.records import identity, standing_rows
+
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
 CHAPTER_IDS = [path.relative_to(ROOT / "notebooks").with_suffix("").as_posix() for path in CHAPTERS]
@@ -68,6 +71,18 @@ def test_every_module_of_the_library_has_a_page():
     assert modules | {"models", "rivals", "index"} == pages
 
 
+def contrast(colour, ground):
+    """The contrast of two colours (WCAG 2.2)."""
+    bright, dark = sorted((_luminance(colour), _luminance(ground)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=CHAPTER_IDS)
 class TestChapter:
     def test_starts_with_its_only_title(self, path):
@@ -81,8 +96,23 @@ class TestChapter:
         for cell in jupytext.read(path, fmt="py:percent").cells:
             if cell.cell_type == "code":
                 lines = [line for line in cell.source.splitlines() if line.strip()]
-                assert len(lines) <= 20, f"{len(lines)} lines:\n{cell.source}"
+                # What is folded under a label that says what is inside may be longer: one fold a section.
+                labelled = "code_prompt_show" in cell.metadata.get("mystnb", {})
+                folded = {"hide-input", "remove-input"} & set(cell.metadata.get("tags", []))
+                most = 200 if folded and labelled else 60 if "remove-input" in folded else 20
+                assert len(lines) <= most, f"{len(lines)} lines:\n{cell.source}"
                 assert not re.search(r"^\s*[!%]|\bpip install\b", cell.source, re.MULTILINE), cell.source
+
+    def test_counts_the_lines_that_it_folds(self, path):
+        for cell in jupytext.read(path, fmt="py:percent").cells:
+            label = cell.metadata.get("mystnb", {}).get("code_prompt_show", "")
+            if said := re.search(r"(\d+) lines", label):
+                assert int(said[1]) == len(cell.source.splitlines()), label
+
+    def test_draws_in_colours_that_can_be_seen(self, path):
+        # Guides, which are no data, may be paler.
+        for colour in set(re.findall(r"#[0-9A-Fa-f]{6}", path.read_text())) - {"#999999", "#DDDAD2"}:
+            assert contrast(colour, figures.GROUND) >= 3, colour
 
     def test_describes_every_figure_in_words(self, path):
         for cell in jupytext.read(path, fmt="py:percent").cells:
@@ -226,12 +256,14 @@ class TestExecution:
 
 
 def test_chapters_with_claims_come_in_the_order_of_the_contents(wmbook, tmp_path):
+    import wmverdicts
+
     for name in ("part/a", "part/aa", "part/b"):
         path = tmp_path / f"book/claims/{name}.toml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     (tmp_path / "_toc.yml").write_text("- file: notebooks/part/b\n- file: notebooks/part/aa\n")
-    assert wmbook.claimed_chapters(tmp_path) == ["part/b", "part/aa"]  # part/a is not in the contents
+    assert wmverdicts.claimed_chapters(tmp_path) == ["part/b", "part/aa"]  # part/a is not in the contents
 
 
 def test_docstrings_become_what_autodoc_reads(wmbook):
@@ -245,3 +277,17 @@ def test_docstrings_become_what_autodoc_reads(wmbook):
     wmbook.markdown_to_rst(None, "function", "f", None, None, indented)
     assert indented[2:6] == [".. code-block:: python", "", "    y = 2", "    z = 3"]
     assert indented[-2:] == ["", "    goes on"]
+
+
+def test_every_experiment_is_counted_among_what_its_chapter_cost(wmbook):
+    found = wmbook.costs(ROOT, "cpu")
+    seconds = [
+        row["seconds"]
+        for path in (ROOT / "book/results").glob("*.jsonl")
+        if path.stem not in ("equivalences", "withdrawn")
+        for row in {identity(r["config"], r["seed"]): r for r in standing_rows(path) if r["preset"] == "cpu"}.values()
+    ]
+    assert sum(count for _, _, count, _, _ in found) == len(seconds)
+    assert sum(total for _, _, _, total, _ in found) == pytest.approx(sum(seconds))
+    assert max(longest for _, _, _, _, longest in found) == max(seconds)
+    assert {"manifolds/forward_pass", "paths/continual"} <= {chapter for chapter, *_ in found}

@@ -43,6 +43,7 @@ class TestImport:
         assert not (ours - base) & later
         assert not [name for name in ours if name.startswith("wmlib.lab")]
 
+    @pytest.mark.processes
     def test_takes_at_most_1_35_times_that_of_the_core(self):
         """Processor time, in pairs, at the median: other work on the machine moves it little."""
 
@@ -84,7 +85,7 @@ def refused(use):
     else:
         raise SystemExit(f"{{use}} was not refused")
 
-lab = {{"data", "figures", "records", "runs", "verdicts", "verify"}}
+lab = {{"data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}}
 for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
     if module.name.split(".")[-1] in lab:
         refused(lambda: importlib.import_module(module.name))

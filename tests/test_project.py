@@ -145,9 +145,10 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("wmlib/*.py", _CORE),
         *((f"wmlib/{folder}/**/*.py", _CORE) for folder in ("manifolds", "paths", "models", "rivals")),
         # IPython is looked for and done without.
-        ("wmlib/lab/**/*.py", [*_LAB, "ipython", "matplotlib-inline"]),
+        ("wmlib/lab/**/*.py", [*_LAB, *(r.name for r in EXTRAS["engines"]), "ipython", "matplotlib-inline"]),
         ("notebooks/**/*.py", [*_LAB, *(r.name for r in EXTRAS["book"])]),
-        (".ci/*.py", _CORE),
+        (".ci/try_wheel.py", _CORE),
+        (".ci/check_*.py", [r.name for r in EXTRAS["book"]]),
         # nbformat comes with nbclient, where it is asked for; torch is done without.
         *(
             (f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"])
@@ -157,7 +158,16 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("tests/conftest.py", _TEST),
         (
             "tests/*.py",
-            [*_TEST, *(r.name for r in EXTRAS["book"]), "wmbook", "wmexecute", "myst-nb", "sphinx"],
+            [
+                *_TEST,
+                *(r.name for r in EXTRAS["book"]),
+                "wmbook",
+                "wmexecute",
+                "wmfigures",
+                "wmverdicts",
+                "myst-nb",
+                "sphinx",
+            ],
         ),  # the book's own extensions, and what it is built with
     ],
 )
@@ -183,7 +193,7 @@ def test_what_the_lab_asks_for_is_its_extra():
     distributions = packages_distributions()
     asked = {canonicalize_name(distributions[module][0]) for module in _extra.PACKAGES}
     assert asked == {canonicalize_name(r.name) for r in EXTRAS["lab"]}
-    for extra in ("book", "test"):
+    for extra in ("engines", "book", "test"):
         assert "wmlib[lab]" in PROJECT["optional-dependencies"][extra]
 
 

@@ -9,7 +9,7 @@
 5. Docstrings are written in the Markdown that editors show; they are turned into what
    autodoc reads, and a name in backticks becomes a link wherever there is a page for it.
 6. ``{wm-versions}`` writes the table of the software that the page was built with.
-7. ``{wm-verdicts}`` writes the claims of every chapter, judged from the recorded runs.
+7. ``{wm-costs}`` writes how long the recorded runs of every chapter took.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import sys
 import textwrap
 import tomllib
 import zlib
-from collections import Counter
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +34,6 @@ from typing import Any
 
 import jupytext
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -438,17 +436,22 @@ class Versions(SphinxDirective):
                 rows.append((package, "not installed"))
         # The page says what it was built with, so it is rebuilt every time.
         self.env.note_reread()
-        table = nodes.table(classes=["colwidths-auto"])
-        group = nodes.tgroup(cols=2)
-        table += group
-        group += [nodes.colspec(colwidth=1), nodes.colspec(colwidth=1)]
-        head, body = nodes.thead(), nodes.tbody()
-        group += [head, body]
-        for parent, cells in [(head, ("Software", "Version"))] + [(body, r) for r in rows]:
-            row = nodes.row()
-            row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
-            parent += row
-        return [table]
+        return [plain_table([("Software", "Version"), *rows])]
+
+
+def plain_table(rows: list[tuple[str, ...]]) -> nodes.table:
+    """A table of words, the first row its head."""
+    table = nodes.table(classes=["colwidths-auto"])
+    group = nodes.tgroup(cols=len(rows[0]))
+    table += group
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+    parts = head, body = nodes.thead(), nodes.tbody()
+    group += parts
+    for number, cells in enumerate(rows):
+        row = nodes.row()
+        row += [nodes.entry("", nodes.paragraph(text=cell)) for cell in cells]
+        (body if number else head).append(row)
+    return table
 
 
 def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -479,76 +482,37 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 # --------------------------------------------------------------------------------------
-# 7. Verdicts
-
-_VERDICTS = ("reproduced", "holds", "partly", "not reproduced", "does not hold", "not tested at this scale")
-_PLURAL = {"holds": "hold", "partly": "in part", "does not hold": "do not hold"}
+# 7. What the recorded runs cost
 
 
-def claimed_chapters(root: Path) -> list[str]:
-    """The chapters that have claims, in the order of the table of contents; one that is not in it is left out."""
-    contents = (root / "_toc.yml").read_text()
-    folder = root / "book/claims"
-    chapters = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.toml"))]
+def costs(root: Path, preset: str) -> list[tuple[str, str, int, float, float]]:
+    """The chapters that have recorded runs at a preset: name, title, how many, their seconds, those of the longest.
 
-    def place(chapter: str) -> int:
-        found = re.search(rf"notebooks/{re.escape(chapter)}\s*$", contents, re.MULTILINE)
-        return found.start() if found else -1
+    An experiment is called like its chapter, perhaps with more words after it. Of several rows of one run the last
+    counts; one that was computed together with others has its share of their time.
+    """
+    from wmlib.lab.runs import recorded_runs
 
-    return sorted((chapter for chapter in chapters if place(chapter) >= 0), key=place)
+    contents, found = (root / "_toc.yml").read_text(), []
+    for chapter in re.findall(r"notebooks/(\S+)", contents):
+        stem, folder = chapter.rpartition("/")[2], root / "book/results"
+        names = [p.stem for p in sorted(folder.glob(f"{stem}*.jsonl")) if re.fullmatch(rf"{stem}(_\w+)?", p.stem)]
+        seconds = [s for name in names for s in recorded_runs(name, preset, results=folder)["seconds"]]
+        title = re.search(r"^# # (.+)$", (root / "notebooks" / f"{chapter}.py").read_text(), re.MULTILINE)
+        if seconds:
+            found.append((chapter, title[1] if title else chapter, len(seconds), sum(seconds), max(seconds)))
+    return found
 
 
-class Verdicts(SphinxDirective):
-    """``{wm-verdicts}``: the claims of every chapter with their verdicts; with an argument, those of one chapter."""
-
-    optional_arguments = 1
+class Costs(SphinxDirective):
+    """``{wm-costs}``: a table of the time that the recorded runs of every chapter took."""
 
     def run(self) -> list[nodes.Node]:
-        from wmlib.lab.verdicts import verdict_table
-
-        # The runs may have changed while the page has not, so it is written every time.
-        self.env.note_reread()
-        chapters = self.arguments or claimed_chapters(Path(self.env.srcdir))
-        preset = os.environ.get("WMLIB_PRESET", "cpu")
-        tables = {chapter: verdict_table(chapter, preset) for chapter in chapters}
-        if self.arguments:
-            return self._table(tables[chapters[0]], nodes.container())
-        count = [self._parse(f"At the preset `{preset}`:\n\n{self._count(list(tables.values()))}", nodes.container())]
-        return count + [node for chapter, table in tables.items() for node in self._section(chapter, table)]
-
-    def _section(self, chapter: str, table: Any) -> list[nodes.Node]:
-        document = f"notebooks/{chapter}"
-        text = Path(self.env.srcdir, f"{document}.py").read_text()
-        title = re.search(r"^# # (.+)$", text, re.MULTILINE)
-        name = title[1] if title else chapter
-        section = nodes.section(ids=[f"verdicts-{nodes.make_id(chapter)}"], names=[nodes.fully_normalize_name(name)])
-        section += nodes.title(name, name)
-        if document in self.env.found_docs:
-            self._parse(f"{{doc}}`To the chapter </{document}>`", section)
-        section += self._table(table, nodes.container())
-        return [section]
-
-    def _table(self, table: Any, into: nodes.Element) -> list[nodes.Node]:
-        table = table.map(lambda text: text.replace("|", "\\|")).assign(verdict="**" + table.verdict + "**")
-        self._parse(table.to_markdown(index=False, disable_numparse=True), into)
-        for node in into.findall(nodes.table):
-            node["classes"].append("verdicts")
-        return into.children
-
-    def _count(self, tables: list[Any]) -> str:
-        """How many claims of each kind came to which verdict, as a list."""
-        words = [verdict.partition(";")[0] for table in tables for verdict in table.verdict]
-        theirs = [source != "not in the paper" for table in tables for source in table["the paper"]]
-        lines = []
-        for kind, wanted in (("Claims of the papers", True), ("Claims of ours", False)):
-            count = Counter(word for word, is_theirs in zip(words, theirs, strict=True) if is_theirs == wanted)
-            said = [f"{_PLURAL.get(word, word)}: {count[word]}" for word in _VERDICTS if count[word]]
-            lines += [f"- {kind}, {count.total()} in all: {', '.join(said)}"] if said else []
-        return "\n".join(lines)
-
-    def _parse(self, text: str, into: nodes.Element) -> nodes.Element:
-        self.state.nested_parse(StringList(text.splitlines(), self.get_source_info()[0]), 0, into)
-        return into
+        self.env.note_reread()  # the runs may have changed while the page has not
+        rows = [("Chapter", "Runs", "Hours", "Longest run, minutes")]
+        for _, title, count, total, longest in costs(Path(self.env.srcdir), "cpu"):
+            rows.append((title, str(count), f"{total / 3600:.1f}", f"{longest / 60:.1f}"))
+        return [plain_table(rows)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -570,7 +534,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", prune_mathjax, priority=900)
     app.connect("build-finished", refuse_foreign_references, priority=999)
     app.add_directive("wm-versions", Versions)
-    app.add_directive("wm-verdicts", Verdicts)
+    app.add_directive("wm-costs", Costs)
     # Jupyter Book sets this for an extension that is not loaded here.
     app.add_config_value("comments_config", {}, "")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -600,7 +600,7 @@ def curve(name):
 NAMES = {"ellipse": "ellipse", "concat": "concatenation", "none": "no conditioning"}
 offset = 360 * np.arange(scale.grid) / scale.grid
 
-# %% mystnb={"figure": {"caption": "What a network answers when it is told an angle that is off by so much: left, the mean entropy of its answers; right, its accuracy. Means over seeds, bands are 95 % bootstrap intervals; the dashed line is the network that is told nothing.", "name": "fig-hidden-profile"}, "image": {"alt": "Two panels against the error of the told angle from 0 to 360 degrees: the entropy is least and the accuracy highest where the told angle is true."}}
+# %% mystnb={"figure": {"caption": "What a network answers when it is told an angle that is off by so much: left, the mean entropy of its answers; right, its accuracy. Means over seeds, bands are 95 % t-intervals; the dashed line is the network that is told nothing.", "name": "fig-hidden-profile"}, "image": {"alt": "Two panels against the error of the told angle from 0 to 360 degrees: the entropy is least and the accuracy highest where the told angle is true."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.3))
 for ax, what in zip(axes, ("entropy", "right"), strict=True):
     for name in ("ellipse", "concat"):
@@ -615,9 +615,10 @@ plt.show()
 
 # %% [markdown]
 # {numref}`fig-hidden-profile` shows two ways to use a context. The ellipse depends on it: told an angle that is a little
-# more than a right angle off, it loses half of its accuracy, and it recovers a little where it is told the opposite, since many photographs
-# look alike upside down. Concatenation hardly listens. Its accuracy falls by a few points and no more, and with
-# the context given it gains as little over a network that is told nothing.
+# more than a right angle off, it loses more than half of its accuracy, and it recovers a little where it is told the
+# opposite, since many photographs look alike upside down. Concatenation hardly listens. Its accuracy falls by a few points
+# and no more. With the context given it is 1.3 points above a network that is told nothing [0.2, 2.4]; the ellipse is
+# 2.6 above [2.2, 3.0].
 #
 # On average, then, the true context *is* the surest for both. But the dip of the entropy is less than a sixth of a nat, and
 # that is an average over thousands of images; whether it shows in one image is another matter.
@@ -636,12 +637,12 @@ WAYS = {
 
 
 def points(values):
-    """Mean and 95 % bootstrap interval over seeds, in percentage points."""
+    """Mean and 95 % t-interval over seeds, in percentage points."""
     values = 100 * np.asarray(values, float)
-    return values.mean(), *map(float, figures.bootstrap_interval(values))
+    return values.mean(), *map(float, figures.t_interval(values))
 
 
-# %% mystnb={"figure": {"caption": "Accuracy at hidden angles. Dots are means over seeds, bars 95 % bootstrap intervals; the dashed line and its band are the network that never hears of contexts. The oracle, which needs the label, is far to the right and stands in the text.", "name": "fig-hidden-accuracy"}, "image": {"alt": "Six rows, one for each way to come by a context, with a dot for the ellipse and one for concatenation on a common scale of accuracy, and a vertical line for no conditioning."}}
+# %% mystnb={"figure": {"caption": "Accuracy at hidden angles. Dots are means over seeds, bars 95 % t-intervals; the dashed line and its band are the network that never hears of contexts. The oracle, which needs the label, is far to the right and stands in the text.", "name": "fig-hidden-accuracy"}, "image": {"alt": "Six rows, one for each way to come by a context, with a dot for the ellipse and one for concatenation on a common scale of accuracy, and a vertical line for no conditioning."}}
 fig, ax = plt.subplots(figsize=(6.8, 3.6))
 for k, name in enumerate(("ellipse", "concat")):
     shown = [points(rows[f"{name} {way} accuracy"]) for way in WAYS]
@@ -677,36 +678,61 @@ Markdown(f"The network without conditioning: {written(rows['none accuracy'])}.")
 
 # %% [markdown]
 # On a single photograph, finding out is not worth it ({numref}`fig-hidden-accuracy`). Given its context the ellipse is the best
-# of all; with a context that it has to infer it is below the network that never knew of contexts, whichever way the context is
-# come by. The order of the ways is clear, all the same: the encoder is above the surest context, that above one step of
-# the gradient and above the average of all, and everything is above a context at random. The weights $e^{-H_j/T}$ add half a
-# point to the surest context at best. Concatenation loses little because it has little to lose: with any guess it is
-# where the network without conditioning is.
+# of all. With a context that it has to infer it is below the network that never knew of contexts, whichever way the context
+# is come by:
 #
-# The theorem's minimum beats the gradient step here, and {eq}`eq-hidden-gradient` says why it might: the even mixture is
-# dominated by networks that are told something false, and the gradient wants agreement with them. That most of them are
-# wrong is also why the plain average fails, which among *independently* trained networks would rarely hurt. The oracle
-# shows the scale of what is left lying: for almost four images in five some network of the ellipse is right. (Some of
+# - That a surest context is worth more than none is {claim}`1 contradicted`: the ellipse is 4.7 points below [2.7, 6.7]. That
+#   an encoder's is worth more is {claim}`2 contradicted`: 3.7 below [3.3, 4.1].
+# - That a random context is worse than none {claim}`4 holds`, by 11.8 points [10.8, 12.7].
+# - That not being told costs is {claim}`3 partly` shown. It costs the ellipse 7.3 points with the surest context [5.2, 9.4] and
+#   6.3 with the encoder's [5.8, 6.9]. It costs concatenation 1.2 points with either, [0.7, 1.8] and [0.7, 1.6], which is
+#   undecided at a margin of one.
+# - That the average over all contexts is better than the surest is {claim}`5 undecided`: −1.8 points [−3.6, +0.1]. That one
+#   step on the gradient is as good, within half a point, is {claim}`6 undecided`: −1.9 [−3.4, −0.4], an interval that excludes
+#   zero and reaches into the margin. The margin was fixed with the claim, before the runs.
+#
+# The weights $e^{-H_j/T}$ add half a point to the surest context at best. Concatenation loses little because it has little
+# to lose: with any guess its mean is within a point of the network without conditioning.
+#
+# The mean of the theorem's minimum is above that of the gradient step, and {eq}`eq-hidden-gradient` says why it might be: the
+# even mixture is dominated by networks that are told something false, and the gradient wants agreement with them. That most
+# of them are wrong may also be why the plain average, which among *independently* trained networks would rarely hurt, brings
+# nothing that can be seen here.
+#
+# The oracle shows the scale of what is left lying: for 78 % of the images some network of the ellipse is right. (Some of
 # that is luck, for seventy-two tries at ten classes hit often.)
-#
 
 
-# %%
-def low_high(values):
-    return figures.bootstrap_interval(np.asarray(values, float))
+# %% tags=["hide-input"]
+def gap(a, b, frame=None):
+    """The mean difference of two recorded accuracies with its interval, in points."""
+    frame = rows if frame is None else frame
+    mean, low, high = points(frame[f"{a} accuracy"] - frame[f"{b} accuracy"])
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
 
 
 if scale.name == "cpu":
+    ways = ("given", "inferred", "encoder", "random")
+    of_ways = [gap(f"ellipse {way}", "none") for way in ways]
+    assert of_ways[:2] == ["+2.6 [+2.2, +3.0]", "−4.7 [−6.7, −2.7]"]
+    assert of_ways[2:] == ["−3.7 [−4.1, −3.3]", "−11.8 [−12.7, −10.8]"]
+    assert gap("concat given", "none") == "+1.3 [+0.2, +2.4]"
+    assert gap("ellipse given", "ellipse inferred") == "+7.3 [+5.2, +9.4]"
+    assert gap("ellipse given", "ellipse encoder") == "+6.3 [+5.8, +6.9]"
+    assert gap("concat given", "concat inferred") == "+1.2 [+0.7, +1.8]"
+    assert gap("concat given", "concat encoder") == "+1.2 [+0.7, +1.6]"
+    assert gap("ellipse averaged", "ellipse inferred") == "−1.8 [−3.6, +0.1]"
+    assert gap("ellipse gradient", "ellipse inferred") == "−1.9 [−3.4, −0.4]"
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
     ellipse = {way: rows[f"ellipse {way} accuracy"] for way in (*WAYS, "oracle")}
     none = rows["none accuracy"]
-    assert low_high(ellipse["given"] - none)[0] > 0
-    assert all(low_high(ellipse[w] - none)[1] < 0 for w in WAYS if w != "given")
-    in_order = [ellipse[way].mean() for way in ("encoder", "inferred", "gradient", "random")]
-    assert in_order == sorted(in_order, reverse=True)
-    assert ellipse["inferred"].mean() > ellipse["averaged"].mean()
-    assert ellipse["oracle"].mean() > 0.75
+    assert all(points(ellipse[w] - none)[2] < 0 for w in WAYS if w != "given")
+    assert round(100 * ellipse["oracle"].mean()) == 78
     assert all(abs(rows[f"concat {w} accuracy"].mean() - none.mean()) < 0.01 for w in WAYS if w != "given")
-    assert 0 < curve("ellipse tempered").mean(axis=0).max() - ellipse["inferred"].mean() < 0.01
+    softest = curve("ellipse tempered").mean(axis=0).max()
+    assert 0 < softest - ellipse["inferred"].mean() < 0.0055
     assert np.ptp(curve("ellipse entropy by offset").mean(axis=0)) < 1 / 6
     dip = curve("ellipse right by offset").mean(axis=0)
     assert dip.min() < 0.5 * dip[0]
@@ -715,7 +741,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## The angle
 
-# %% mystnb={"figure": {"caption": "How the estimated angle misses the true one: share of test images in bins of ten degrees, means over seeds and 95 % bootstrap intervals. The dashed line is a guess at random.", "name": "fig-hidden-angle"}, "image": {"alt": "Curves of the share of images against the signed error of the angle from minus 180 to 180 degrees, for the surest context, the gradient's and the encoder: peaks at zero, and where there is one, at 180."}}
+# %% mystnb={"figure": {"caption": "How the estimated angle misses the true one: share of test images in bins of ten degrees, means over seeds and 95 % t-intervals. The dashed line is a guess at random.", "name": "fig-hidden-angle"}, "image": {"alt": "Curves of the share of images against the signed error of the angle from minus 180 to 180 degrees, for the surest context, the gradient's and the encoder: peaks at zero, and where there is one, at 180."}}
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
 middle = np.arange(36) * 10 - 175
 for k, (way, label) in enumerate(list(WAYS.items())[1:4]):
@@ -736,20 +762,31 @@ angle = pd.DataFrame([
                           ("concat", "inferred", "surest, concatenation"), ("ellipse", "random", "at random")]
 ])  # fmt: skip
 display(Markdown(angle.to_markdown(index=False)))
+if scale.name == "cpu":
+    missed = rows["ellipse inferred median"] - rows["ellipse encoder median"]
+    found = [missed.mean(), *figures.t_interval(missed)]
+    assert np.allclose(found, [37.8, 32.8, 42.8], atol=0.05)
+    medians = [rows[f"ellipse {way} median"].mean() for way in ("encoder", "inferred")]
+    assert [round(float(m)) for m in medians] == [40, 77]
+    reversed_by = [rows[f"ellipse {way} opposite"].mean() for way in ("inferred", "encoder")]
+    assert [round(100 * float(v), 1) for v in reversed_by] == [10.5, 7.3]
+    assert round(100 * float(rows["ellipse inferred near"].mean())) == 21
 
 # %% [markdown]
-# Where do the guesses go? {numref}`fig-hidden-angle` has one peak, at the truth. A second peak at 180°, which one might expect
-# of photographs, is all but missing: the surest context is upside down about as often as chance would have it, the
-# encoder less often. Sky is above and grass below, and a convolution can see it; that an image's turn can be learned from the
-# image alone is what the pretext task of {cite:t}`gidaris2018rotnet` lives on. Away from the peak the surest context is spread
-# evenly, like a guess: for more than four images in five the entropy knows nothing of the angle.
+# Where do the guesses go? {numref}`fig-hidden-angle` has one peak, at the truth. That the encoder is nearer to it than the
+# surest context {claim}`7 holds`: its median error is 40 degrees and that of the surest context 77, a difference of 37.8
+# [32.8, 42.8]. A second peak at 180°, which one might expect of photographs, is all but missing: the surest context is
+# upside down about as often as chance would have it, 10.5 % of the time against 11.1, the encoder less often, 7.3 %.
+# Sky is above and grass below, and a convolution can see it; that an image's turn can be learned from the image alone is
+# what the pretext task of {cite:t}`gidaris2018rotnet` lives on. Away from the peak the surest context is spread
+# evenly, like a guess. It is within 20 degrees of the truth for 21 % of the images, and a guess would be for 11 %.
 #
 # ## Images that share their context
 #
 # A camera that lies on its side takes more than one picture. If several images are known to be turned alike, their entropies
 # add up, and the encoder's points can be averaged before their direction is taken.
 
-# %% mystnb={"figure": {"caption": "Groups of images that share a hidden context: left, the median error of the angle; right, accuracy of the ellipse at the context so found, with the context given (dashed), and of the network without conditioning (dotted). Means over seeds and 95 % bootstrap intervals.", "name": "fig-hidden-shared"}, "image": {"alt": "Two panels against the number of images that share a context, 1, 4, 16 and 64: the error falls and the accuracy rises, for the surest context and for the encoder."}}
+# %% mystnb={"figure": {"caption": "Groups of images that share a hidden context: left, the median error of the angle; right, accuracy of the ellipse at the context so found, with the context given (dashed), and of the network without conditioning (dotted). Means over seeds and 95 % t-intervals.", "name": "fig-hidden-shared"}, "image": {"alt": "Two panels against the number of images that share a context, 1, 4, 16 and 64: the error falls and the accuracy rises, for the surest context and for the encoder."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.3))
 for k, (way, label) in enumerate({"encoder": "encoder", "inferred": "surest, ellipse"}.items()):
     error = curve(f"ellipse shared, {way} error")[:, :, 1]
@@ -783,29 +820,33 @@ table_of = pd.DataFrame([
 display(Markdown(table_of.to_markdown(index=False)))
 
 # %% [markdown]
-# The table gives accuracy above the network without conditioning, in points. Here the ellipse comes into its own, if the
-# encoder leads it. With four images to judge by it is still below; with sixteen it has drawn level, and with sixty-four it is
-# above ({numref}`fig-hidden-shared`). Concatenation, which has less to lose, is above a little earlier and by about as
-# much.
+# The table gives accuracy above the network without conditioning, in points. Led by the encoder, the ellipse gains with the
+# size of the group. With four images to judge by it is 2.1 points below [1.6, 2.6]. With sixteen no difference is shown,
+# +0.5 [−0.8, +1.8], and with sixty-four it is 1.5 points above [0.3, 2.6], more than zero, though not surely more than a point
+# ({numref}`fig-hidden-shared`). Concatenation, which has less to lose, is 1.2 above with sixteen already [0.2, 2.3], and 1.3
+# with sixty-four [0.2, 2.4].
 #
-# The angle stays ten degrees and more off at 64 images, where independent errors would have averaged out to much less: the
-# encoder has a bias of its own at each angle, and no averaging removes that. And the surest context puts a riddle. Its
-# *median* error falls to that of the encoder, while its accuracy hardly moves. For some angles the group finds the right
-# candidate, for others it settles on a wrong one all the more firmly.
+# The angle stays more than ten degrees off at 64 images, 12 in the median, where independent errors would have averaged out
+# to much less: the encoder seems to have a bias of its own at each angle, which no averaging removes.
+#
+# And the surest context puts a riddle. Its *median* error falls to 13 degrees, as good as the encoder's. But that
+# sixty-four images bring the ellipse within a point of the given context is {claim}`8 undecided`: it is 6.0 points below, in an
+# interval from 1.0 to 11.1. Some groups find the right candidate, and others settle on a wrong one all the more firmly: the
+# upper quartile of the error is more than twice the encoder's.
 
 # %%
 if scale.name == "cpu":
     with_encoder = [more("ellipse", "encoder", size) for size in GROUPS]
-    assert with_encoder[1][2] < 0
-    assert with_encoder[2][1] < 0 < with_encoder[2][2]
-    assert with_encoder[3][1] > 0
-    assert more("concat", "encoder", 4)[1] > 0
-    assert abs(more("concat", "encoder", 64)[0] - with_encoder[3][0]) < 1
-    assert more("ellipse", "inferred", 64)[2] < 0
-    assert more("ellipse", "inferred", 64)[0] - more("ellipse", "inferred", 1)[0] < 3
+    said = [(-2.1, -2.6, -1.6), (0.5, -0.8, 1.8), (1.5, 0.3, 2.6)]
+    assert np.allclose(with_encoder[1:], said, atol=0.06)
+    said = [(1.2, 0.2, 2.3), (1.3, 0.2, 2.4)]
+    of_concat = [more("concat", "encoder", size) for size in (16, 64)]
+    assert np.allclose(of_concat, said, atol=0.06)
+    at_64 = np.array(rows["ellipse shared, inferred accuracy"].tolist(), float)[:, -1]
+    below = points(at_64 - rows["ellipse given accuracy"])
+    assert np.allclose(below, (-6.0, -11.1, -1.0), atol=0.06)
     last = [curve(f"ellipse shared, {way} error")[:, -1].mean(axis=0) for way in found_by]
-    assert last[0][1] > 10
-    assert last[1][1] < last[0][1] + 5
+    assert [round(float(error[1])) for error in last] == [12, 13]
     assert last[1][2] > 2 * last[0][2]
 
 # %% [markdown]
@@ -908,50 +949,62 @@ table_of = pd.DataFrame([stands(n, how) for n in ("ellipse", "concat") for how i
 display(Markdown(table_of.to_markdown(index=False)))
 
 # %% [markdown]
-# {numref}`fig-hidden-usual` confirms the suspicion. Along the ellipse the usual entropy varies by up to a sixth of a nat, as much
-# as the true context lowers it on average, so some candidates are chosen several times as often as others. Less the
-# usual, the choices are more even. For one image that is of no use: the noise of a single entropy is far larger. For
-# 64 images it mends what was broken in the two seeds whose ellipse was uneven, and changes nothing in the one that was not
-# broken; the median error falls to half of what the encoder reaches. So the riddle above is solved, and the rest of the way to
-# the given context is not gone: the claim of being within a point of it fails for this estimate too. Concatenation has
-# nothing to correct. Its usual entropy is almost the same everywhere, for its weights do not move.
+# {numref}`fig-hidden-usual` fits the suspicion. Along the ellipse the usual entropy varies by 0.08 to 0.17 nats, as much as
+# the true context lowers it on average, and some candidates are chosen more than three times as often as others. Less the
+# usual, the choices are more even.
+#
+# That this makes the surest context a better one is {claim}`9 undecided`. For one image it changes nothing that can be seen,
+# −0.1 points [−0.4, +0.2]: the noise of a single entropy is far larger. For 64 images it brings 3.9 points on average, in an
+# interval from −4.7 to +12.6, since there are three seeds and they differ. In the two whose usual entropy varies by 0.17
+# nats it brings 5.2 and 6.7 points, and in the third, with 0.08, none. So in these two the usual entropy is at least a part of
+# the riddle's answer. The median error at 64 images falls to 7.1 degrees, where the encoder reaches 12.4.
+#
+# That the ellipse so comes within a point of the given context is {claim}`10 undecided`: −2.3 points [−6.9, +2.3].
+# Concatenation has nothing to correct. Its usual entropy is almost the same everywhere, for its weights do not move.
 
 # %%
 if scale.name == "cpu":
     spans = {n: np.ptp(of_method(n, "usual"), axis=1) for n in ("ellipse", "concat")}
-    assert 0.15 < spans["ellipse"].max() < 0.18
     assert spans["concat"].max() < 0.03
+    assert sorted(spans["ellipse"].round(2)) == [0.08, 0.17, 0.17]
     part = again[again.method == "ellipse"].set_index("seed")
     same = rows.set_index("seed").loc[part.index, "ellipse inferred accuracy"]
     assert np.abs(part["plain accuracy"] - same).max() < 0.002  # the networks of the main experiment
-    assert np.abs(part["corrected accuracy"] - part["plain accuracy"]).max() < 0.005
-    gain = (of_method("ellipse", "corrected shared accuracy") - of_method("ellipse", "plain shared accuracy"))[:, -1]
-    assert sorted(gain > 0.03) == [False, True, True]
-    assert gain.argmin() == spans["ellipse"].argmin()
-    assert abs(gain.min()) < 0.005
+    assert gap("corrected", "plain", part) == "−0.1 [−0.4, +0.2]"
+    shared = [f"{how} shared accuracy" for how in ("corrected", "plain")]
+    after, before = (of_method("ellipse", name)[:, -1] for name in shared)
+    assert np.allclose(points(after - before), (3.9, -4.7, 12.6), atol=0.06)
+    assert np.allclose(np.sort(100 * (after - before)), [0.0, 5.2, 6.7], atol=0.06)
+    assert (after - before).argmin() == spans["ellipse"].argmin()
+    below = points(after - part["given accuracy"])
+    assert np.allclose(below, (-2.3, -6.9, 2.3), atol=0.06)
     at_64 = of_method("ellipse", "corrected shared error")[:, -1, 1].mean()
-    assert at_64 < 0.65 * curve("ellipse shared, encoder error")[:, -1, 1].mean()
+    of_encoder = curve("ellipse shared, encoder error")[:, -1, 1].mean()
+    assert np.allclose([at_64, of_encoder], [7.1, 12.4], atol=0.06)
     uneven = of_method("ellipse", "plain chosen")
     assert (uneven.max(axis=1) / uneven.min(axis=1)).min() > 3
 
 # %% [markdown]
 # ## Verdict
 #
-# The claims stand in `book/claims/manifolds/hidden_context.toml`, each written before its runs. None is the paper's. Differences
-# are paired over seeds; a claim holds if the 95 % bootstrap interval of every difference says so.
+# The claims stand in `book/claims/manifolds/hidden_context.toml`, each written before its runs, and are judged by the rule of
+# {doc}`/book/verdicts`. None is the paper's. Three of them, with margins that were fixed before the runs too, are tests: the
+# gradient step and the two on groups of 64 within a point. All three are undecided.
 
 # %%
 judged = verdicts.verdict_table("manifolds/hidden_context", scale.name, rows={"hidden_context": rows})
 display(Markdown(judged.to_markdown(index=False)))
 
 # %% [markdown]
-# So the wish of the paper's discussion has this answer at our scale. From a single photograph no way that was tried finds the
-# context well enough: every guess leaves the ellipse below a network that never asked. The strength of a weight manifold,
-# that its networks differ, is what makes a wrong guess so expensive, and concatenation is safe because it hardly uses
-# what it is told. The ellipse is worth its trouble where the context is told, or where it is shared by enough
-# images: with sixteen an encoder brings it level, with sixty-four it is ahead. Entropy needs no training and no labels, and
-# with a group of images, less what is usual, it measures the angle more finely than the encoder; with a single one it is
-# little better than a guess.
+# So the wish of the paper's discussion has this answer at our scale.
+#
+# - **One photograph.** No way that was tried finds the context well enough: every guess leaves the ellipse below a network that
+#   never asked, by 3.7 points at best. That its networks differ is the strength of a weight manifold, and it is what makes a
+#   wrong guess expensive. Concatenation is safe because it hardly uses what it is told.
+# - **A context that is told or shared.** The ellipse is 2.6 points above a network that never asked when it is told, and 1.5
+#   above when sixty-four images share a context that an encoder reads.
+# - **Entropy** needs no training and no labels. With a single image it is little better than a guess. With a group, and less
+#   what is usual, its median error was below the encoder's; whether that helps the accuracy is undecided with three seeds.
 
 # %% [markdown]
 # ## The paper's own scale, traced

@@ -516,13 +516,13 @@ def values(rows, column, /, **arm):
 
 def dots(ax, at, runs, **style):
     """The runs as small dots, and their mean with its interval."""
-    low, high = figures.bootstrap_interval(runs)
+    low, high = figures.t_interval(runs)
     ax.plot(np.full(len(runs), at), runs, "o", ms=3, alpha=0.4, color=style["color"])
     bars = [[runs.mean() - low], [high - runs.mean()]]
     ax.errorbar(at, runs.mean(), bars, capsize=3, **{"marker": "o"} | style)
 
 
-# %% mystnb={"figure": {"caption": "Rotated images, all angles seen: three optimisers with the ellipse's metric before them and without. Left: test accuracy over all angles; small dots are seeds, large ones means with 95 % bootstrap intervals. Right: training loss by epoch, means over seeds.", "name": "fig-optimisers-rotated"}, "image": {"alt": "Left, test accuracy for SGD, Adam and AdamW, each with two dots with error bars, with and without the metric. Right, six falling curves of training loss; for Adam and AdamW the two lie on each other."}}
+# %% mystnb={"figure": {"caption": "Rotated images, all angles seen: three optimisers with the ellipse's metric before them and without. Left: test accuracy over all angles; small dots are seeds, large ones means with 95 % t-intervals. Right: training loss by epoch, means over seeds.", "name": "fig-optimisers-rotated"}, "image": {"alt": "Left, test accuracy for SGD, Adam and AdamW, each with two dots with error bars, with and without the metric. Right, six falling curves of training loss; for Adam and AdamW the two lie on each other."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 for i, name in enumerate(ORDER):
     for given, method in METRIC.items():
@@ -540,7 +540,7 @@ plt.show()
 # %%
 def difference(a, b):
     """Mean and 95 % interval of a paired difference, in points."""
-    low, high = figures.bootstrap_interval(a - b)
+    low, high = figures.t_interval(a - b)
     return f"{100 * (a - b).mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
@@ -563,29 +563,36 @@ Markdown(
 )
 
 # %% [markdown]
-# {numref}`fig-optimisers-rotated` has two answers. *Does the metric matter when the optimiser normalises?* No: the
-# curves with it and without are the same curve, as {prf:ref}`prop-optimisers-adam` says. What the two arms of Adam
-# differ by in accuracy is therefore no effect at all. Two runs that part in a digit of rounding end as far apart as two
-# runs do, and the difference in the table's fourth column shows how far that is: a gauge of this page's other
-# differences, and a warning where the interval of a few seeds excludes zero by little. *Does Adam bring an
-# improvement?* At this scale it does, of more points than the metric ever made, and as much without decay as with it.
-# The paper found none; it trained longer, on more images. SGD has the cheapest step, but not by much, since the
-# convolutions are what takes the time.
+# {numref}`fig-optimisers-rotated` answers two questions.
+#
+# *Does the metric matter when the optimiser normalises?* No. The curves with it and without are the same curve, as
+# {prf:ref}`prop-optimisers-adam` says. So the claim that it makes no difference {claim}`2 holds`, and it is counted, not
+# found: at one rate, which both searches chose, the two arms compute the same thing but for $\varepsilon$ and rounding.
+# Their accuracies differ all the same, by −0.1 points [−0.8, +0.5] with Adam and by −0.2 [−0.7, +0.3] with AdamW. They part
+# in the last digits at first, and training makes that difference grow. That is a gauge for the other differences on this page. Before SGD
+# the metric could help; that it does is {claim}`3 undecided`, with −0.5 points [−1.3, +0.3].
+#
+# *Does Adam bring an improvement?* Here it does, of 2.9 points [+1.4, +4.4], and AdamW one of 2.6 [+1.7, +3.5]. That they
+# bring no more than a point is {claim}`1 contradicted` at this scale. The paper trained longer, on more images. A run takes
+# as long with each of the three, within ten per cent, since the convolutions are what takes the time.
 
-# %%
+# %% tags=["hide-input"]
 if scale.name == "cpu":
     mean = {(n, m): values(rotated, "accuracy", optimiser=n, metric=m).mean() for n in ORDER for m in METRIC}
     for name in ("Adam", "AdamW"):
         assert abs(mean[name, True] - mean[name, False]) < 0.01
-        assert mean[name, True] - mean["SGD", True] > 0.015
-        assert mean[name, False] - mean["SGD", False] > 0.01
         losses = [values(rotated, "loss", optimiser=name, metric=m).mean(axis=0) for m in METRIC]
         assert np.abs(losses[0] - losses[1]).max() < 0.03
     assert abs(mean["Adam", True] - mean["AdamW", True]) < 0.01
     assert all(best(rotated_search, arm) == settings(arm["optimiser"])[1] for arm in arms)  # no best at an edge
-    assert mean["SGD", True] - mean["SGD", False] < 0.005
     time = rotated.groupby("optimiser").seconds.median()
-    assert time.max() < 1.3 * time.min()
+    assert time.max() < 1.1 * time.min()
+    at_rate = {n: over("accuracy", n) for n in ORDER}
+    gain = {n: difference(at_rate[n], at_rate["SGD"]) for n in ("Adam", "AdamW")}
+    assert gain == {"Adam": "+2.9 [+1.4, +4.4]", "AdamW": "+2.6 [+1.7, +3.5]"}
+    without = {n: values(rotated, "accuracy", optimiser=n, metric=False) for n in ORDER}
+    of_metric = [difference(over("accuracy", n), without[n]) for n in ORDER]
+    assert of_metric == ["−0.5 [−1.3, +0.3]", "−0.1 [−0.8, +0.5]", "−0.2 [−0.7, +0.3]"]
 
 # %% [markdown]
 # ## Panel b: no context
@@ -796,7 +803,7 @@ assert apart(flat(small.model), flat(shuffled.model)) > 0.1
 table = searched(plain_search, ["optimiser", "family"])
 display(Markdown(table.to_markdown()))
 
-# %% mystnb={"figure": {"caption": "Training without a context: an ellipse (blue) and a point network (grey), each at its best rate. Left: training loss by epoch. Right: accuracy on 2,000 validation images after each epoch, the ellipse at a random point for every image. Means over seeds; bands on the right are 95 % bootstrap intervals.", "name": "fig-optimisers-course"}, "image": {"alt": "Two panels of curves against the epoch. The grey curves of the point networks have the lower training loss and the higher validation accuracy throughout."}}
+# %% mystnb={"figure": {"caption": "Training without a context: an ellipse (blue) and a point network (grey), each at its best rate. Left: training loss by epoch. Right: accuracy on 2,000 validation images after each epoch, the ellipse at a random point for every image. Means over seeds; bands on the right are 95 % t-intervals.", "name": "fig-optimisers-course"}, "image": {"alt": "Two panels of curves against the epoch. The grey curves of the point networks have the lower training loss and the higher validation accuracy throughout."}}
 FAMILY = {"ellipse": figures.METHOD_COLOURS["ellipse"], "point": figures.METHOD_COLOURS["none"]}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 for family, colour in FAMILY.items():
@@ -848,14 +855,36 @@ Markdown(
 )
 
 # %% [markdown]
-# The claim of the paper's panel b fails here, for every optimiser: after the same number of epochs a random point of
-# the ellipse is less accurate than the point network, by several points, and {numref}`fig-optimisers-course` shows that
-# it is behind from the start. It learns more slowly: its training loss at the end is one that the point network had
-# passed three quarters of the way at the latest. Whether it would catch up in the end has not been tested here: the
-# paper speaks of convergence, and these runs have not converged.
+# That a random point of the ellipse is as accurate as a point network is {claim}`4 contradicted` here, after the same
+# number of epochs. It is 6.1 points less accurate [4.3, 7.9] with SGD, 3.5 [2.8, 4.1] with Adam and 3.6 [3.1, 4.0] with
+# AdamW. {numref}`fig-optimisers-course` shows it behind from the start. It learns more slowly: the point network
+# reaches the ellipse's last training loss after 8 epochs of 15 with SGD, and after 10 with Adam and AdamW. Whether the
+# ellipse would catch up has not been tested: the paper speaks of convergence, and these runs have not converged.
 #
-# What it has learned is no shrunken ellipse. Opposite points of it disagree about as often as networks trained apart
-# do. And the directions matter: shuffle the radii, and most of the accuracy is gone.
+# What it has learned is no shrunken ellipse. Opposite points of it disagree on 40 to 49 % of the images, and networks
+# trained apart with SGD disagree on 43 %. And the directions matter: with shuffled radii the accuracy is 9 to 14 points
+# lower.
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+
+    def accuracy(family, name):
+        return values(plain, "accuracy", family=family, optimiser=name)
+
+    behind = [difference(accuracy("point", n), accuracy("ellipse", n)) for n in ORDER]
+    assert behind == ["+6.1 [+4.3, +7.9]", "+3.5 [+2.8, +4.1]", "+3.6 [+3.1, +4.0]"]
+    passed, differ, shuffled = [], [], []
+    for name in ORDER:
+        arm = dict(family="ellipse", optimiser=name)
+        last = values(plain, "loss", **arm).mean(axis=0)[-1]
+        of_points = values(plain, "loss", family="point", optimiser=name).mean(axis=0)
+        passed.append(int((of_points < last).argmax()) + 1)
+        differ.append(round(100 * float(opposite(plain, **arm).mean())))
+        lost = accuracy("ellipse", name) - values(plain, "shuffled_accuracy", **arm)
+        shuffled.append(round(100 * float(lost.mean())))
+    assert passed == [8, 10, 10]
+    assert (min(differ), max(differ), round(100 * apart_by)) == (40, 49, 43)
+    assert (min(shuffled), max(shuffled)) == (9, 14)
 
 # %% mystnb={"figure": {"caption": "Is every point of the ellipse as good? Test accuracy at 24 contexts, one line for a seed, with SGD (left) and Adam (right). The shaded strip is two standard deviations about the mean of the first seed, as 24 equally good networks would scatter on a test set of this size.", "name": "fig-optimisers-contexts"}, "image": {"alt": "Two panels of accuracy against the context. With SGD the lines swing by several points, far out of the strip; with Adam by about half as much."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
@@ -871,10 +900,11 @@ axes[0].set_ylabel("test accuracy")
 plt.show()
 
 # %% [markdown]
-# Is every point as good? Not with SGD: the accuracy swings with $s$ by several points
-# ({numref}`fig-optimisers-contexts`), while points that are equally good would differ, on this test set, by what the
-# next cell calls expected: the standard deviation over $s$ if each image's right answers were spread over the contexts
-# at random. With Adam the ellipse is closer to even, and not quite even either.
+# Is every point as good? That is {claim}`5 contradicted`. Points that are equally good would differ, on this test set, by
+# what the next table calls expected: the standard deviation over $s$ if each image's right answers were spread over the
+# contexts at random. With SGD the spread over $s$ is 4.1 times that [2.4, 5.8], and the best point is 4.6 points above the
+# worst on average ({numref}`fig-optimisers-contexts`). With Adam it is 2.1 times that [1.1, 3.0], and with AdamW 2.0
+# [1.1, 2.9]; at Holm's levels these two are undecided.
 
 
 # %%
@@ -887,6 +917,16 @@ def spreads_of(name):
 
 
 display(Markdown(pd.DataFrame([spreads_of(name) for name in ORDER]).to_markdown(index=False)))
+if scale.name == "cpu":
+    times = []
+    for name in ORDER:
+        arm = dict(family="ellipse", optimiser=name)
+        found = values(plain, "spread_over_s", **arm)
+        ratio = found / values(plain, "spread_expected", **arm)
+        with_interval = ratio.mean(), *figures.t_interval(ratio)
+        times.append("{:.1f} [{:.1f}, {:.1f}]".format(*with_interval))
+    assert times == ["4.1 [2.4, 5.8]", "2.1 [1.1, 3.0]", "2.0 [1.1, 2.9]"]
+    assert spreads_of("SGD")["best minus worst point"] == "4.6"
 
 # %% mystnb={"figure": {"caption": "The extent of the ellipse over all weights, by epoch. Left: its half-axes in units of the first one at the start, the longer drawn and the shorter thinner, and the norm of its centre in units of that at the start (grey). Right: the shorter half-axis relative to the norm of the centre. Means over seeds.", "name": "fig-optimisers-extent"}, "image": {"alt": "Left, half-axes and centre norm grow with the epochs, the half-axes faster. Right, the ratio of half-axis to centre rises above its value at the start."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.3))
@@ -904,13 +944,31 @@ axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Nor has it shrunk: the half-axes double ({numref}`fig-optimisers-extent`), both alike, and faster than the norm of the
-# centre. Short radii would shrink wherever {eq}`eq-optimisers-shrink` is positive, but these were not short: half the
-# weights' standard deviation at the start is far outside of any quadratic neighbourhood of the centre. What the centre
-# is worth says the same. Were the ellipse a circle around a good network, its centre would be the best of all. With SGD
-# the centre is *worse* than the points: the mean curvature along the radii is negative, and the ellipse lies around a
-# hill of the loss. With Adam the centre is better than a point of the ellipse by about one point of accuracy.
+# That the ellipse does not shrink {claim}`6 holds`: its half-axes end 2.0 to 2.6 times as long as they began
+# ({numref}`fig-optimisers-extent`), both alike. The weights grow in such a training, so the bar was low. The norm of the
+# centre grows too, 1.5 to 2.1 times, and relative to it the half-axes grow 1.2 to 1.3 times. Short radii would shrink
+# wherever {eq}`eq-optimisers-shrink` is positive, but these were not short: half the weights' standard deviation at the
+# start is far outside of any quadratic neighbourhood of the centre.
+#
+# What the centre is worth says the same. Were the ellipse a circle around a good network, its centre would be the best of
+# all. With SGD the centre is 4.5 points *worse* than a point of the ellipse [2.9, 6.2], as it would be on a hill of the
+# loss. With Adam it is 0.8 points better [0.1, 1.5], and with AdamW 1.2 [0.4, 2.0].
 # {numref}`fig-optimisers-plane` shows the first layer.
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+    grown, centres, of_centre = [], [], []
+    for name in ORDER:
+        arm = dict(family="ellipse", optimiser=name)
+        extents = values(plain, "extent", **arm)
+        times = (extents[:, -1] / extents[:, 0]).mean(axis=0).round(1)
+        grown, centres = [*grown, *times[1:]], [*centres, times[0]]
+        relative = extents[:, :, 2] / extents[:, :, 0]
+        assert 1.15 < (relative[:, -1] / relative[:, 0]).mean() < 1.35
+        one_point = values(plain, "ensemble", **arm)[:, 0, 1]
+        of_centre.append(difference(values(plain, "centre_accuracy", **arm), one_point))
+    assert (min(grown), max(grown), min(centres), max(centres)) == (2.0, 2.6, 1.5, 2.1)
+    assert of_centre == ["−4.5 [−6.2, −2.9]", "+0.8 [+0.1, +1.5]", "+1.2 [+0.4, +2.0]"]
 
 # %% mystnb={"figure": {"caption": "The ellipse of first-layer weights after each epoch (grey to dark) in the plane of most variance over all epochs, seed 0, with SGD (left) and Adam (right). The cross is the last centre; above each panel stands the share of the variance inside the plane.", "name": "fig-optimisers-plane"}, "image": {"alt": "Two panels of ellipses in a plane, one for each epoch, that drift and grow from light grey to black."}}
 turn = np.linspace(0, 1, 121)
@@ -936,7 +994,7 @@ plt.show()
 # own three sets. {numref}`fig-optimisers-ensemble` sets it against one point of it, the point network, and three point
 # networks trained apart.
 
-# %% mystnb={"figure": {"caption": "Averaged softmax outputs of equally spaced points of the ellipse (blue), of point networks trained apart with SGD (grey), against how many are averaged. At 1: a single point of the ellipse; grey squares and diamonds are the point networks of Adam and AdamW. Means over seeds, 95 % bootstrap intervals.", "name": "fig-optimisers-ensemble"}, "image": {"alt": "Three panels, accuracy, negative log-likelihood and calibration error against the number of averaged networks. The blue curves improve up to four points and stay; the grey curve of networks trained apart is above them in accuracy."}}
+# %% mystnb={"figure": {"caption": "Averaged softmax outputs of equally spaced points of the ellipse (blue), of point networks trained apart with SGD (grey), against how many are averaged. At 1: a single point of the ellipse; grey squares and diamonds are the point networks of Adam and AdamW. Means over seeds, 95 % t-intervals.", "name": "fig-optimisers-ensemble"}, "image": {"alt": "Three panels, accuracy, negative log-likelihood and calibration error against the number of averaged networks. The blue curves improve up to four points and stay; the grey curve of networks trained apart is above them in accuracy."}}
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.1))
 for column, (ax, label) in enumerate(zip(axes, ("test accuracy", "−log p", "calibration error"), strict=True), 1):
     for name in ORDER:
@@ -971,46 +1029,40 @@ table = pd.DataFrame([
 display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
-# The ensemble is worth several points over any one network on the ellipse, nearly all of it with four; its
-# probabilities are far better, and with Adam nearly calibrated. It brings the ellipse level with the point network, and
-# a little above it with Adam. The fair rival is another: three networks trained apart have as many weights and cost a
-# little more to train, and with the same optimiser their ensemble is ahead by several points.
+# The average of eight points is more accurate than one of them: with SGD by 5.9 points [5.0, 6.8], with Adam by 4.4
+# [3.8, 4.9], with AdamW by 4.0 [3.6, 4.5]. That claim {claim}`7 holds`, and could hardly have failed: for $-\log p$ the average
+# is no worse by Jensen's inequality, and in accuracy networks that differ on four images in ten seldom lose by a vote. The
+# size of the gain is what was found. Nearly all of it comes with four points. The calibration error falls from 0.07 to 0.02
+# with Adam.
+#
+# Against the point network the ensemble of eight is {claim}`8 undecided`: −0.2 points [−1.3, +0.9] with SGD, +0.9
+# [+0.2, +1.6] with Adam, +0.5 [−0.1, +1.1] with AdamW, and −4.1 [−6.4, −1.7] for the residual network of the next section,
+# which is beyond the margin, though not at Holm's level.
+#
+# The fair rival is another: three networks trained apart have as many weights and cost a little more to train. Their
+# ensemble is 5.9 points ahead of the ellipse's with SGD [5.2, 6.5], so that the ellipse is no worse is
+# {claim}`9 contradicted`.
 
-# %%
+# %% tags=["hide-input"]
 if scale.name == "cpu":
     for name in ORDER:
-        arm, point = dict(family="ellipse", optimiser=name), dict(family="point", optimiser=name)
-        get = lambda metric, arm=arm: values(plain, metric, **arm).mean()  # noqa: E731
-        assert get("accuracy") < get("accuracy", point) - 0.02
-        mine, theirs = (values(plain, "loss", **a).mean(axis=0) for a in (arm, point))
-        assert mine[-1] > theirs[len(theirs) * 3 // 4]
-        assert 0.35 < opposite(plain, **arm).mean() < 0.55
-        assert get("shuffled_accuracy") < get("accuracy") - 0.05
+        arm = dict(family="ellipse", optimiser=name)
         extents = values(plain, "extent", **arm).mean(axis=0)
-        assert (extents[-1, 1:] > 1.9 * extents[0, 1:]).all()
-        assert extents[-1, 2] / extents[-1, 0] > 0.55
         assert extents[-1, 1] < 1.1 * extents[-1, 2]
         gain = [ensemble("ellipse", name, place).mean() - ensemble("ellipse", name, 0).mean() for place in (2, 4)]
-        assert gain[1] > 0.03
         assert gain[0] > 0.9 * gain[1]
-        assert ensemble("ellipse", name, 4, 2).mean() < ensemble("ellipse", name, 0, 2).mean() - 0.08
-        assert abs(ensemble("ellipse", name, 3).mean() - get("accuracy", point)) < 0.015
-
-# %%
-if scale.name == "cpu":
-    spread = {n: values(plain, "spread_over_s", family="ellipse", optimiser=n).mean() for n in ORDER}
-    expected = {n: values(plain, "spread_expected", family="ellipse", optimiser=n).mean() for n in ORDER}
-    assert spread["SGD"] > 3 * expected["SGD"]
-    assert spread["SGD"] > 1.5 * spread["Adam"]
-    assert expected["Adam"] < spread["Adam"] < 3.5 * expected["Adam"]
-    for name, low, high in (("SGD", -0.06, -0.02), ("Adam", 0.0, 0.02), ("AdamW", 0.0, 0.02)):
-        middle = values(plain, "centre_accuracy", family="ellipse", optimiser=name)
-        assert low < (middle - ensemble("ellipse", name, 0)).mean() < high
-    assert (ensemble("point", "SGD", 2) - ensemble("ellipse", "SGD", 4)).mean() > 0.03
-    apart_by = values(plain, "disagreement", family="point", optimiser="SGD").mean()
+        nll = [ensemble("ellipse", name, place, 2) for place in (4, 0)]
+        assert (nll[0] < nll[1]).all()
+    eight = {n: ensemble("ellipse", n, 3) for n in ORDER}
+    of_one = [difference(eight[n], ensemble("ellipse", n, 0)) for n in ORDER]
+    assert of_one == ["+5.9 [+5.0, +6.8]", "+4.4 [+3.8, +4.9]", "+4.0 [+3.6, +4.5]"]
+    of_point = [difference(eight[n], alone[n]) for n in ORDER]
+    assert of_point == ["−0.2 [−1.3, +0.9]", "+0.9 [+0.2, +1.6]", "+0.5 [−0.1, +1.1]"]
+    three = difference(ensemble("point", "SGD", 2), ensemble("ellipse", "SGD", 4))
+    assert three == "+5.9 [+5.2, +6.5]"
+    calibration = [ensemble("ellipse", "Adam", k, 3).mean() for k in (0, 4)]
+    assert [round(float(v), 2) for v in calibration] == [0.07, 0.02]
     assert all(c == settings(c["optimiser"])[1] for c in chosen)  # no best at an edge
-    assert all(abs(opposite(plain, family="ellipse", optimiser=n).mean() - apart_by) < 0.1 for n in ORDER)
-    assert ensemble("ellipse", "Adam", 4, 3).mean() < 0.03
 
 
 # %% [markdown]
@@ -1081,7 +1133,7 @@ Markdown(
     f"Rows from code that has changed since: {int(resnet.stale.sum())}."
 )
 
-# %% mystnb={"figure": {"caption": "The residual network without a context, SGD: training loss by epoch (left), the ellipse's accuracy at 24 contexts, one line for a seed, with the mean of the point networks (dashed, middle), and the accuracy of averaged outputs (right; the square is the point network). Means over seeds, 95 % bootstrap intervals.", "name": "fig-optimisers-resnet"}, "image": {"alt": "Three panels for the residual network: falling losses of ellipse and point, accuracy around the ellipse, and accuracy against the number of averaged networks."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The residual network without a context, SGD: training loss by epoch (left), the ellipse's accuracy at 24 contexts, one line for a seed, with the mean of the point networks (dashed, middle), and the accuracy of averaged outputs (right; the square is the point network). Means over seeds, 95 % t-intervals.", "name": "fig-optimisers-resnet"}, "image": {"alt": "Three panels for the residual network: falling losses of ellipse and point, accuracy around the ellipse, and accuracy against the number of averaged networks."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.1))
 for family, colour in FAMILY.items():
     losses = values(resnet, "loss", family=family)
@@ -1101,33 +1153,42 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# The residual network says the same as the CNN, more loudly. After ten epochs a random point of the ellipse is several
-# points behind the point network ({numref}`fig-optimisers-resnet`), and the losses are still falling, those of both. So
-# "similarly" is not reproduced at this scale, and what the two would be worth at convergence is open. The averaged outputs
-# gain here too. Both arms took the smallest of their four rates, at the edge of the range: a smaller one may be
-# better for either.
+# The residual network says the same as the CNN. After ten epochs a random point of the ellipse is 8.4 points behind the
+# point network [6.6, 10.2] ({numref}`fig-optimisers-resnet`), so "similarly" is {claim}`10 contradicted` at this scale. This
+# claim and its margin were written before the runs, the only ones on this page. The losses of both are still falling, and
+# what the two would be worth at convergence is open. The average of eight points gains 3.9 points [2.6, 5.1] over one here.
+# Both arms took the smallest of their four rates, at the edge of the range: a smaller one may be better for either.
 
-# %%
+# %% tags=["hide-input"]
 if scale.name == "cpu":
-    alone, one = values(resnet, "accuracy", family="point"), values(resnet, "accuracy", family="ellipse")
-    assert 0.05 < (alone - one).mean() < 0.12
+    by_family = {family: values(resnet, "accuracy", family=family) for family in FAMILY}
+    assert difference(by_family["point"], by_family["ellipse"]) == "+8.4 [+6.6, +10.2]"
     assert all(found == 0)
-    assert (np.diff(values(resnet, "loss", family="ellipse").mean(axis=0))[-3:] < 0).all()
-    assert (np.diff(values(resnet, "loss", family="point").mean(axis=0))[-3:] < 0).all()
-    runs = values(resnet, "ensemble", family="ellipse")[:, :, 1].mean(axis=0)
-    assert runs[3] > runs[0] + 0.02
+    for family in FAMILY:
+        losses = values(resnet, "loss", family=family).mean(axis=0)
+        assert (np.diff(losses)[-3:] < 0).all()
+    runs = values(resnet, "ensemble", family="ellipse")[:, :, 1]
+    assert difference(runs[:, 3], runs[:, 0]) == "+3.9 [+2.6, +5.1]"
+    assert difference(runs[:, 3], by_family["point"]) == "−4.1 [−6.4, −1.7]"
 
 # %% [markdown]
 # ## Verdict
 #
 # The claims stand in `book/claims/manifolds/optimisers.toml`, and `wmlib.lab.verdicts` judges them by the rule of
-# {doc}`/book/verdicts`. *Identical* is judged as an equivalence: the whole interval of the paired difference has to lie
-# within one point of accuracy. *No meaningful improvement* is granted unless the interval lies wholly above one point.
+# {doc}`/book/verdicts`. *Identical* and *similarly* are equivalences: the whole interval of the paired difference has to
+# lie within one point of accuracy, or within two. *No meaningful improvement* is shown if the interval ends below one
+# point, and contradicted if it begins above.
 
 # %%
 rows = {"optimisers_rotated": rotated, "optimisers_plain": plain, "optimisers_resnet": resnet}
 table = verdicts.verdict_table("manifolds/optimisers", scale.name, rows=rows)
 display(Markdown(table.to_markdown(index=False)))
+
+# %% [markdown]
+# In words: at this scale each of the three panels is contradicted. Adam is better than SGD, and the ellipse is behind the
+# point network, for the CNN and for the residual network. The ellipse neither shrinks nor becomes even, and as an ensemble
+# it is behind three networks with as many weights. Undecided are whether the metric helps SGD, and whether the ensemble
+# beats one point network.
 
 # %% [markdown]
 # ## The paper's own scale, traced
@@ -1186,12 +1247,12 @@ Markdown(
 # - **Scale.** Fewer and smaller images, a thinner CNN, fewer epochs. At equal epochs an ellipse has seen each of its
 #   points far less often than a point network has seen itself, so a comparison after few epochs is in part one of
 #   speed.
-# - **Seeds.** Five; the paper averages 20. More can be added without repeating a run: raise `seeds` and rerun. The
-#   interval of few seeds is too short: the two arms of Adam above, which differ in nothing, show by how much a
-#   mean may be off.
+# - **Seeds.** Five; the paper averages 20. More can be added without repeating a run: raise `seeds` and rerun. The two arms
+#   of Adam above compute the same thing, and the interval of their difference is 1.3 points wide: a difference much
+#   smaller than that cannot be seen here.
 # - **Tuning.** Four settings for each arm, rates a factor of about three apart, one seed. The best rate lies inside of
-#   its range for every arm of panels a and b, and at the lower edge for both of panel c; of the two decays the smaller was better throughout, so the best may be smaller still. The
-#   size of the ellipse at the start was not tuned.
+#   its range for every arm of panels a and b, and at the lower edge for both of panel c; of the two decays the smaller
+#   was better throughout, so the best may be smaller still. The size of the ellipse at the start was not tuned.
 # - **Validation and test.** Every choice was made on validation images, and the test split was used once by each run.
 #   The course of training uses 2,000 of the validation images.
 # - **The ensemble's rival.** Three networks were trained apart for SGD with the CNN only.

@@ -29,8 +29,8 @@
 #    spline metric ({doc}`metrics`) matter when a network is trained with it?
 # 4. shapes that are wrong on purpose: a line for a circle, and an ellipse for a segment.
 #
-# What is claimed, in the words that the verdicts at the end use, was written down before the runs, in
-# `book/claims/manifolds/topology.toml`, and each section says what we expected.
+# Each section says what we expected. The same words are claims in `book/claims/manifolds/topology.toml`. They entered the
+# history in one commit with their first rows, and so they count as written after them: none is a test.
 
 # %%
 import dataclasses
@@ -526,14 +526,14 @@ def values(rows, metric, **where):
 
 
 def difference(a, b):
-    """Mean and 95 % bootstrap interval of paired differences, in points, in words."""
-    low, high = figures.bootstrap_interval(a - b)
+    """Mean and 95 % t-interval of paired differences, in points, in words."""
+    low, high = figures.t_interval(a - b)
     return f"{100 * (a - b).mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
 # %% tags=["hide-input"]
-RIGHT, WRONG, PART = "#0072B2", "#D55E00", "#CC79A7"  # one colour for one role in this chapter
-CONCAT, NONE, SPLINE = (*(figures.METHOD_COLOURS[m] for m in ("concat", "none")), "#009E73")
+RIGHT, WRONG, PART = "#0072B2", "#BB4D36", "#A5188A"  # one colour for one role in this chapter
+CONCAT, NONE, SPLINE = (*(figures.METHOD_COLOURS[m] for m in ("concat", "none")), "#249B60")
 NAMES = {"none": "no conditioning", "concat": "concatenation", "angle alone": "angle alone (ellipse)"}
 
 
@@ -542,7 +542,7 @@ def dots(ax, rows, arms, colours, metrics):
     for place, arm in enumerate(arms):
         for metric, face, shift in zip(metrics, (colours[arm["method"]], figures.GROUND), (-0.12, 0.12), strict=True):
             found = 100 * values(rows, metric, **arm)
-            low, high = figures.bootstrap_interval(found)
+            low, high = figures.t_interval(found)
             ax.plot([low, high], [place + shift] * 2, color=colours[arm["method"]], lw=1.4)
             ax.plot(found.mean(), place + shift, "o", mfc=face, mec=colours[arm["method"]], zorder=3)
     ax.set_yticks(range(len(arms)), [NAMES.get(arm["method"], arm["method"]) for arm in arms])
@@ -668,7 +668,7 @@ pair_rows = wm.sweep("topology_pairs", pairs, [pair_setting(a) for a in pair_arm
 # {numref}`fig-topology-pairs` shows what came, and the tables under it give the paired differences; `between` are contexts drawn
 # anywhere, not only on the grid.
 
-# %% mystnb={"figure": {"caption": "Test accuracy on pairs of contexts never seen together (filled) and on the pairs seen in training (open). Blue: the right product; vermilion: the wrong one; purple: one context alone. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-pairs"}, "image": {"alt": "Two panels, angle and noise on the left, angle and hue on the right, with a row for each method and two dots with intervals in each row: accuracy on unseen and on seen pairs."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy on pairs of contexts never seen together (filled) and on the pairs seen in training (open). Blue: the right product; vermilion: the wrong one; purple: one context alone. Means over seeds and 95 % t-intervals.", "name": "fig-topology-pairs"}, "image": {"alt": "Two panels, angle and noise on the left, angle and hue on the right, with a row for each method and two dots with intervals in each row: accuracy on unseen and on seen pairs."}} tags=["hide-input"]
 PAIR_COLOURS = {"angle alone": PART, "other alone": PART, "none": NONE, "concat": CONCAT}
 fig, axes = plt.subplots(1, len(tasks), figsize=(7.4, 3.3), squeeze=False)
 for ax, task in zip(axes[0], tasks, strict=True):
@@ -695,7 +695,7 @@ for task in tasks:
     display(Markdown(f"Angle and {other}, the right product ({task}) minus each other method, in points:"))
     display(Markdown(table.to_markdown() if len(table) else "(one method at this scale)"))
 
-# %% mystnb={"figure": {"caption": "Angle and noise: test accuracy against the level of the noise, at angles and levels anywhere (not only on the grid). Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-levels"}, "image": {"alt": "Curves of accuracy falling with the noise level, for the cylinder, the torus, the ellipse that hears of the angle alone, and the network without conditioning."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Angle and noise: test accuracy against the level of the noise, at angles and levels anywhere (not only on the grid). Means over seeds and 95 % t-intervals.", "name": "fig-topology-levels"}, "image": {"alt": "Curves of accuracy falling with the noise level, for the cylinder, the torus, the ellipse that hears of the angle alone, and the network without conditioning."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7.4, 3.4))
 shown = {"cylinder": RIGHT, "torus": WRONG, "angle alone": PART, "none": NONE}
 for method in [m for m in PAIRED["cylinder"][: scale.arms] if m in shown]:
@@ -708,20 +708,61 @@ ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# **What came** is not what we expected. On neither task does the right product lead: on pairs never seen together it stands
-# below the network that never hears of a context, and below concatenation. Two things are at work, and the two kinds of dots tell them
-# apart. One is *speed*: on the cylinder the product is below the plain network even on the pairs it has seen; five epochs are not enough for six
-# points (the next section trains longer). The other is *looseness*: on the torus the product fits the pairs it has seen better than the plain network does, and
-# loses everything again on the others. The gap between an open and a filled dot is widest for the torus, on
-# both tasks, and nearly nothing where one network has to serve all contexts. It is the finding of {doc}`rotated_images` with
-# four angles, in two dimensions: a manifold held by few contexts passes through good networks there, and nothing asks for good
-# ones elsewhere.
+# **What came** is not what we expected. That the right product leads on pairs never seen together is {claim}`1 contradicted`.
+# The cylinder is 7.8 points below the network that never hears of a context [6.2, 9.5] and 9.9 below concatenation
+# [8.9, 10.8]; the torus is 7.0 [5.3, 8.7] and 8.4 [6.4, 10.4] below them. That it is above each of its factors alone is
+# {claim}`2 contradicted` too, in three of four comparisons; in the fourth the cylinder is 1.2 points below the noise alone
+# [0.7, 1.8], which is undecided. Two things are at work, and the two kinds of dots tell them apart:
 #
-# The wrong shapes behave as their number of points says, and not as their topology does. A torus for the cylinder costs; a
-# cylinder for the torus *gains*, seam and all. {numref}`fig-topology-levels` is the sharpest test. The torus gives the
-# cleanest and the noisiest images one network, and there, at both ends, it loses least against the cylinder; it loses most
-# in between. To identify two contexts costs little where one network can serve both, and the two ends, taken for one, have
-# twice the training images of any other level.
+# - *Speed.* The cylinder is below the plain network even on the pairs it has seen, by 3.9 points [1.6, 6.2]. Five epochs may
+#   not be enough for six points; the next section trains longer.
+# - *Looseness.* On the pairs it has seen the torus is not seen to differ from the plain network (+1.2 points [−0.1, +2.5]). It
+#   loses 8.6 points on the others. This gap between an open and a filled dot is widest for the torus, on both tasks. It is at most
+#   0.4 points for a network that hears of no context.
+#
+# It is the finding of {doc}`rotated_images` with four angles, in two dimensions: a manifold held by few contexts passes
+# through good networks there, and nothing asks for good ones elsewhere.
+#
+# That the wrong product costs is {claim}`3 contradicted`. A torus for the cylinder is 2.6 points below it [0.9, 4.3], which is
+# undecided beyond a point. A cylinder for the torus is *above* it, seam and all, by 4.9 [2.5, 7.4]. In both tasks the
+# product of fewer points is the better one. {numref}`fig-topology-levels` is the sharpest look. The torus gives the cleanest
+# and the noisiest images one network. There it loses 1.0 points against the cylinder [−1.3, 3.4] and 0.8 [−3.3, 5.0]; in
+# between it loses 4.2 to 6.9. One network seems to serve both ends, and it has the training images of both: twice as many
+# as any other level.
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+
+    def over(task, method, other, metric="unseen"):
+        """How far one method is above another."""
+        a, b = (values(pair_rows, metric, task=task, method=m) for m in (method, other))
+        return difference(a, b)
+
+    assert over("cylinder", "none", "cylinder") == "+7.8 [+6.2, +9.5]"
+    assert over("cylinder", "concat", "cylinder") == "+9.9 [+8.9, +10.8]"
+    assert over("torus", "none", "torus") == "+7.0 [+5.3, +8.7]"
+    assert over("torus", "concat", "torus") == "+8.4 [+6.4, +10.4]"
+    assert over("cylinder", "other alone", "cylinder") == "+1.2 [+0.7, +1.8]"
+    assert over("cylinder", "none", "cylinder", "seen") == "+3.9 [+1.6, +6.2]"
+    assert over("torus", "torus", "none", "seen") == "+1.2 [−0.1, +2.5]"
+    assert over("cylinder", "cylinder", "torus") == "+2.6 [+0.9, +4.3]"
+    assert over("torus", "cylinder", "torus") == "+4.9 [+2.5, +7.4]"
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+    for task in PAIRED:
+        of_task = pair_rows[pair_rows.task == task].groupby("method")
+        gap = 100 * (of_task.seen.mean() - of_task.unseen.mean())
+        assert gap.idxmax() == "torus"
+        assert abs(gap["none"]) < 0.45
+    assert round(gap["torus"], 1) == 8.6
+    noise = pair_rows.query("task == 'cylinder'").sort_values("seed")
+    by_level = [noise[noise.method == m]["by_level"] for m in ("cylinder", "torus")]
+    right, wrong = (np.stack([*of_level]) for of_level in by_level)
+    lost = [difference(right[:, k], wrong[:, k]) for k in range(8)]
+    assert (lost[0], lost[-1]) == ("+1.0 [−1.3, +3.4]", "+0.8 [−3.3, +5.0]")
+    between = 100 * (right - wrong).mean(axis=0)[1:-1]
+    assert [round(float(v), 1) for v in (between.min(), between.max())] == [4.2, 6.9]
 
 # %% [markdown]
 # ### Longer
@@ -747,23 +788,31 @@ table = pd.DataFrame([
 display(Markdown(table.to_markdown(index=False, floatfmt=".1f")))
 
 # %% [markdown]
-# Longer training takes away the first reason and leaves the second. On the pairs seen the two products have caught up with
-# the network that is told nothing; on those never seen together they stay behind it by six to ten points, so it is
-# looseness that remains. The one shape that gains from the time is again the small one: the ellipse that hears of the
-# angle alone, level with no conditioning after five epochs, is above it after twenty, on seen and unseen pairs alike, and
-# above concatenation.
+# Longer training takes away the first reason and leaves the second. On the pairs seen no difference is left to see between the
+# products and the network that is told nothing: +0.4 points [−1.6, +2.3] for the cylinder, +0.2 [−2.5, +2.9] for the torus. On those
+# never seen together they are behind it by 6.0 [2.4, 9.6] and by 10.0 [9.3, 10.6], so it is looseness that remains. The one
+# shape that gains from the time is again the small one. The ellipse that hears of the angle alone is
+# above no conditioning after twenty epochs, by 4.6 points on unseen pairs [3.9, 5.2] and 4.8 on seen ones
+# [1.1, 8.4]. It is 1.9 above concatenation on unseen pairs [1.5, 2.3]; on seen ones that is undecided, 2.9 [−3.5, 9.4].
 
 # %% tags=["hide-input"]
 if scale.name == "cpu":
-    last = {(a["task"], a["method"], m): values(longer_rows, m, task=a["task"], method=a["method"]).mean()
-            for a in longer_arms for m in ("seen", "unseen")}  # fmt: skip
-    for task in LONGER:
-        assert abs(last[task, task, "seen"] - last[task, "none", "seen"]) < 0.01
-        assert 0.05 < last[task, "none", "unseen"] - last[task, task, "unseen"] < 0.105
-    for metric in ("seen", "unseen"):
-        alone = last["cylinder", "angle alone", metric]
-        assert alone > last["cylinder", "none", metric] + 0.03
-        assert alone > last["cylinder", "concat", metric] + 0.01
+
+    def later(task, method, other, metric):
+        """How far one method is above another after the longer training."""
+        at = dict(task=task)
+        each = [values(longer_rows, metric, method=m, **at) for m in (method, other)]
+        return difference(*each)
+
+    assert later("cylinder", "cylinder", "none", "seen") == "+0.4 [−1.6, +2.3]"
+    assert later("torus", "torus", "none", "seen") == "+0.2 [−2.5, +2.9]"
+    assert later("cylinder", "none", "cylinder", "unseen") == "+6.0 [+2.4, +9.6]"
+    assert later("torus", "none", "torus", "unseen") == "+10.0 [+9.3, +10.6]"
+    alone = "cylinder", "angle alone"
+    assert later(*alone, "none", "unseen") == "+4.6 [+3.9, +5.2]"
+    assert later(*alone, "none", "seen") == "+4.8 [+1.1, +8.4]"
+    assert later(*alone, "concat", "unseen") == "+1.9 [+1.5, +2.3]"
+    assert later(*alone, "concat", "seen") == "+2.9 [−3.5, +9.4]"
 
 # %% [markdown]
 # ## Solids on a sphere
@@ -952,7 +1001,7 @@ sphere_rows = wm.sweep("topology_sphere", sphere, sphere_grid, scale)
 # {numref}`fig-topology-sphere` compares the methods and {numref}`fig-topology-distance` follows them away from the directions
 # seen.
 
-# %% mystnb={"figure": {"caption": "Solids: test accuracy over all directions (filled) and on new images from the directions seen in training (open). Blue: spheres of degree 1 and 2; vermilion: wrong shapes. Chance is 12.5 %. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-sphere"}, "image": {"alt": "Two panels, for 40 and for 12 directions seen in training, with a row for each method and two dots with intervals in each: accuracy over all directions and at the seen ones."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Solids: test accuracy over all directions (filled) and on new images from the directions seen in training (open). Blue: spheres of degree 1 and 2; vermilion: wrong shapes. Chance is 12.5 %. Means over seeds and 95 % t-intervals.", "name": "fig-topology-sphere"}, "image": {"alt": "Two panels, for 40 and for 12 directions seen in training, with a row for each method and two dots with intervals in each: accuracy over all directions and at the seen ones."}} tags=["hide-input"]
 SPHERE_COLOURS = {"sphere 1": RIGHT, "sphere 2": RIGHT, "line": WRONG, "ellipse": WRONG, "none": NONE, "concat": CONCAT}
 order = [m for m in ("sphere 1", "sphere 2", "line", "ellipse", "concat", "none") if m in SPHERES[: scale.arms]]
 fig, axes = plt.subplots(1, len(scale.views), figsize=(7.4, 3.1), sharex=True, squeeze=False)
@@ -961,7 +1010,7 @@ for ax, count in zip(axes[0], scale.views, strict=True):
     ax.set_title(f"{count} directions seen")
 plt.show()
 
-# %% mystnb={"figure": {"caption": "Solids: test accuracy against the angle between a view and the nearest direction seen in training, with the fewest directions. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-distance"}, "image": {"alt": "Curves of accuracy against the angular distance to the nearest seen direction in degrees, one for each method."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Solids: test accuracy against the angle between a view and the nearest direction seen in training, with the fewest directions. Means over seeds and 95 % t-intervals.", "name": "fig-topology-distance"}, "image": {"alt": "Curves of accuracy against the angular distance to the nearest seen direction in degrees, one for each method."}} tags=["hide-input"]
 fewest = min(scale.views)
 styles = {"sphere 1": (RIGHT, "-"), "sphere 2": (RIGHT, "--"), "concat": (CONCAT, "-"), "none": (NONE, "-")}
 fig, ax = plt.subplots(figsize=(6.6, 3.6))
@@ -982,20 +1031,62 @@ for count in scale.views:
     display(Markdown(table.to_markdown() if len(table) else "(one method at this scale)"))
 
 # %% [markdown]
-# **What came.** With 40 directions the sphere of degree 1 does what was expected of it against a wrong shape: it is well above the line and above
-# the ellipse, which has one point less and tears the sphere at its poles, and far above no conditioning. Against
-# concatenation the difference is small and its interval includes zero. Degree 2 comes out lower: with nine points it is again a matter of speed, for it
-# is lower at the seen directions too.
+# **What came.** That a sphere is the right shape is {claim}`4 mixed`. With 40 directions the sphere of degree 1 is 10.5 points
+# above no conditioning [7.4, 13.6]. Against concatenation it is undecided, with +1.3 [−2.1, +4.7]. With 12 directions it is
+# undecided against no conditioning, +0.7 [−3.1, +4.5], and 8.8 points below concatenation [5.3, 12.2].
 #
-# With 12 directions the picture turns over, and {numref}`fig-topology-distance` shows where. Near a direction it has seen the
-# sphere is the best of all; it falls steeply with the distance, and beyond some 20 degrees it is below a network that
-# was told nothing. Concatenation loses less on the way and leads over all directions. So the shape is right and the hold on
-# it too loose, as with the pairs.
+# That the wrong shapes are below it is {claim}`5 partly` shown: the line by 9.7 points with 40 directions [6.7, 12.8], the
+# ellipse, which tears the sphere at its poles, by 5.0 [2.6, 7.3] and with 12 directions by 4.8 [2.0, 7.5]. The line with 12
+# directions, 3.0 below [−0.2, 6.3], is undecided.
+#
+# Degree 2 was to be better with 40 directions and not with 12. That is {claim}`6 mixed`: it is the lower one with both, by
+# 4.6 points [1.8, 7.4] and by 7.4 [5.1, 9.6]. With nine points it may again be a matter of speed. At the 40 directions seen
+# its mean is 3.9 points lower too, but that interval includes zero [−0.7, 8.5].
+#
+# {numref}`fig-topology-distance` shows where the sphere loses with 12 directions. At those it has seen it is 13.5 points above
+# concatenation [9.9, 17.1]. It falls steeply with the distance. From 30 degrees on it is below a network that was told
+# nothing, by 6.2 points between 30 and 35 [1.4, 11.0]. Concatenation loses less on the way and leads over all directions. So the
+# shape is right and the hold on it too loose, as with the pairs.
 #
 # One difference is in kind. The left and the right screw are mirror images. From a picture with an unknown viewpoint and
-# roll, the two can be told apart only by their relief; a network that knows the viewpoint has more to go by. The next cell gives the mean
-# accuracy on these two solids. With 40 directions seen, the spheres are the only methods that tell
-# them apart at all clearly; a network that gives all screws one name gets half of them right.
+# roll, the two can be told apart only by their relief; a network that knows the viewpoint has more to go by. The next table
+# gives the mean accuracy on these two solids. A network that gives all screws one name gets half of them right. With 40
+# directions seen the two spheres reach 61 and 59 %, and no other method more than 43 %.
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+
+    def sphere_over(method, views, metric="all"):
+        """How far the sphere of degree 1 is above another method."""
+        both, at = ("sphere 1", method), dict(views=views)
+        each = [values(sphere_rows, metric, method=m, **at) for m in both]
+        return difference(*each)
+
+    assert sphere_over("none", 40) == "+10.5 [+7.4, +13.6]"
+    assert sphere_over("concat", 40) == "+1.3 [−2.1, +4.7]"
+    assert sphere_over("none", 12) == "+0.7 [−3.1, +4.5]"
+    assert sphere_over("concat", 12) == "−8.8 [−12.2, −5.3]"
+    assert sphere_over("line", 40) == "+9.7 [+6.7, +12.8]"
+    assert sphere_over("line", 12) == "+3.0 [−0.2, +6.3]"
+    assert sphere_over("ellipse", 40) == "+5.0 [+2.6, +7.3]"
+    assert sphere_over("ellipse", 12) == "+4.8 [+2.0, +7.5]"
+    assert sphere_over("sphere 2", 40) == "+4.6 [+1.8, +7.4]"
+    assert sphere_over("sphere 2", 12) == "+7.4 [+5.1, +9.6]"
+    assert sphere_over("sphere 2", 40, "seen") == "+3.9 [−0.7, +8.5]"
+    assert sphere_over("concat", 12, "seen") == "+13.5 [+9.9, +17.1]"
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+    by_distance = {}
+    for method in ("sphere 1", "none"):
+        found = sphere_rows.query("views == 12 and method == @method")
+        found = found.sort_values("seed")
+        shown = np.array([*found["at_distance"]])
+        right = np.array([*found["right_at_distance"]])
+        by_distance[method] = right[:, :9] / shown[:, :9]  # up to 45 degrees
+    behind = (by_distance["none"] - by_distance["sphere 1"])[:, 6:]
+    assert difference(behind[:, 0], 0 * behind[:, 0]) == "+6.2 [+1.4, +11.0]"
+    assert all(figures.t_interval(seeds)[0] > 0 for seeds in behind.T)
 
 # %% tags=["hide-input"]
 screws = [list(TETRACUBES).index(name) for name in ("left screw", "right screw")]
@@ -1085,7 +1176,7 @@ by_hand = multiply_adds(3, 16, widths, units)
 print(f"by hand {2 * by_hand:,} operations, by XLA {counted:,.0f}")
 assert 0 <= counted - 2 * by_hand < 0.05 * counted
 
-# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles (filled) and at the angles seen (open, dotted) against the arithmetic of one image. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-curves"}, "image": {"alt": "Accuracy against millions of multiply-adds for Fourier curves of three orders, closed splines of 4, 6, 8 and 12 points, a line and a network without conditioning, over all angles and at the seen ones."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles (filled) and at the angles seen (open, dotted) against the arithmetic of one image. Means over seeds and 95 % t-intervals.", "name": "fig-topology-curves"}, "image": {"alt": "Accuracy against millions of multiply-adds for Fourier curves of three orders, closed splines of 4, 6, 8 and 12 points, a line and a network without conditioning, over all angles and at the seen ones."}} tags=["hide-input"]
 fitted = curve_rows.query("preconditioner == 'gram'")
 points = {m: SHAPES["circle"][m][0].size if m in SHAPES["circle"] else 1 for m in fitted["method"]}
 families = {"fourier": RIGHT, "spline": SPLINE, "line": WRONG, "none": NONE}
@@ -1114,9 +1205,25 @@ display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
 # **What came.** {numref}`fig-topology-curves` falls from left to right: of the closed curves, the more points, the lower the
-# accuracy, at the angles seen as much as at all of them. So it is not that a flexible curve bends between its twelve angles, which is what
-# we had expected and would have shown as a gap between the filled and the open dots; there is none. The larger shapes have simply learned
-# less in five epochs. The ellipse is enough, as the paper says, and here the reason is that it is quick.
+# accuracy, from 36.8 % for the ellipse to 27.8 % for the spline of twelve. So the claim that no closed curve with more points
+# is above the ellipse is {claim}`7 reproduced`, for another reason than we had expected. A flexible curve that bends between
+# its twelve angles would show a gap between the filled and the open dots, and there is none: all these curves are within a
+# point of their accuracy at the angles seen. The larger shapes have learned less in five epochs. The ellipse is enough, as
+# the paper says, and here the reason is that it is quick.
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+    closed = [f"fourier {k}" for k in (1, 2, 3)]
+    closed += [f"spline {n}" for n in (4, 6, 8, 12)]
+    overall = {m: 100 * values(fitted, "all", method=m).mean() for m in closed}
+    at_seen = {m: 100 * values(fitted, "seen", method=m).mean() for m in closed}
+    first_and_last = [overall[m] for m in ("fourier 1", "spline 12")]
+    assert [round(float(v), 1) for v in first_and_last] == [36.8, 27.8]
+    assert max(abs(overall[m] - at_seen[m]) for m in closed) < 1
+    size = {m: SHAPES["circle"][m][0].size for m in closed}
+    by_size = [[overall[m] for m in closed if size[m] == n] for n in sorted(set(size.values()))]
+    of_size = [np.mean(each) for each in by_size]
+    assert of_size == sorted(of_size, reverse=True)
 
 # %% tags=["hide-input"]
 by_metric = [m for m in ("gram", "Table 1", "no metric", "Eq. 39") if m in set(curve_rows.preconditioner)]
@@ -1133,9 +1240,22 @@ table = pd.DataFrame([
 display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
-# **What came.** Eq. 39's matrix does what an indefinite one must, and training with it comes to little. Table 1's is positive definite,
-# and still training is worse by several points than with the corrected metric: the error in the paper *does* matter. But
-# the best of the four is no metric at all.
+# **What came.** That Eq. 39's matrix is below no metric {claim}`10 holds`, by 17.0 points [15.3, 18.6]. A matrix under which some
+# steps climb could hardly do otherwise; how little is left, 17.6 %, is what was found. Table 1's matrix is positive definite,
+# and still training is 4.9 points worse than with the corrected metric [3.8, 6.0]. So that the error in the paper does not
+# matter is {claim}`9 contradicted`. But the best of the four is no metric at all: that the corrected metric helps is
+# {claim}`11 contradicted` too, with 3.3 points less [2.5, 4.1].
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+    of_eight = {m: values(eight, "all", preconditioner=m) for m in by_metric}
+    none = of_eight["no metric"]
+    assert difference(none, of_eight["Eq. 39"]) == "+17.0 [+15.3, +18.6]"
+    assert round(100 * float(of_eight["Eq. 39"].mean()), 1) == 17.6
+    assert difference(of_eight["gram"], of_eight["Table 1"]) == "+4.9 [+3.8, +6.0]"
+    assert difference(none, of_eight["gram"]) == "+3.3 [+2.5, +4.1]"
+
+# %% [markdown]
 #
 # **Why.** One number orders all of this. Take a gradient that is the same in all contexts. Under a preconditioner $B$ it moves every
 # $M(s)$ by $-\eta\, a(s)^{\mathsf T} B\, \mathbb{E}[a]$ times that gradient, on average $\mathbb{E}[a]^{\mathsf T} B\, \mathbb{E}[a]$;
@@ -1163,13 +1283,13 @@ for manifold, _ in SHAPES["circle"].values():
     assert abs(share(manifold, "gram") * manifold.size - 1) < 1e-3
 {m: round(share(wm.BSpline(8, periodic=True), m), 3) for m in ("gram", "no metric", "Table 1", "Eq. 39")}
 
-# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles against the share of a step that all contexts have in common. Filled: the Gram matrix as metric; open: another matrix or none. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-share"}, "image": {"alt": "Accuracy against a share between 0.05 and 1 on a logarithmic axis, one labelled dot for each curve and metric. Accuracy rises with the share and levels off near one third."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Rotated images, twelve angles seen: test accuracy over all angles against the share of a step that all contexts have in common. Filled: the Gram matrix as metric; open: another matrix or none. Means over seeds and 95 % t-intervals.", "name": "fig-topology-share"}, "image": {"alt": "Accuracy against a share between 0.05 and 1 on a logarithmic axis, one labelled dot for each curve and metric. Accuracy rises with the share and levels off near one third."}} tags=["hide-input"]
 arms_run = list(dict.fromkeys(zip(curve_rows["method"], curve_rows["preconditioner"], strict=True)))
 fig, ax = plt.subplots(figsize=(6.6, 3.9))
 for method, metric in arms_run:
     family = next(colour for name, colour in families.items() if method.startswith(name))
     found = 100 * values(curve_rows, "all", method=method, preconditioner=metric)
-    low, high = figures.bootstrap_interval(found)
+    low, high = figures.t_interval(found)
     x = 1.0 if method == "none" else share(SHAPES["circle"][method][0], metric)
     ax.plot([x, x], [low, high], color=family, lw=1.4)
     ax.plot(x, found.mean(), "o", color=family, mfc=family if metric == "gram" else figures.GROUND)
@@ -1233,7 +1353,7 @@ def by_angle(ax, rows, styles):
         ax.legend(fontsize=8)
 
 
-# %% mystnb={"figure": {"caption": "Test accuracy by angle minus that of a network without conditioning on the same images, in sectors of 20 degrees. Left: a full turn, twelve angles seen; the line has its seam at 0. Right: half a turn, all angles seen; the closed ellipse (vermilion) takes 0 and 180 degrees for one context, the arc is the same ellipse told the true angle. Means over seeds and 95 % bootstrap intervals.", "name": "fig-topology-misspecified"}, "image": {"alt": "Two panels of accuracy against angle. Left, over a full turn: ellipse and line, the line low at both sides. Right, over half a turn: line, arc, closed ellipse and open spline."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy by angle minus that of a network without conditioning on the same images, in sectors of 20 degrees. Left: a full turn, twelve angles seen; the line has its seam at 0. Right: half a turn, all angles seen; the closed ellipse (vermilion) takes 0 and 180 degrees for one context, the arc is the same ellipse told the true angle. Means over seeds and 95 % t-intervals.", "name": "fig-topology-misspecified"}, "image": {"alt": "Two panels of accuracy against angle. Left, over a full turn: ellipse and line, the line low at both sides. Right, over half a turn: line, arc, closed ellipse and open spline."}} tags=["hide-input"]
 on_circle = {"fourier 1": (RIGHT, "-"), "line": (WRONG, "-")}
 on_segment = {"line": (RIGHT, "-"), "arc": (RIGHT, "--"), "ellipse": (WRONG, "-"), "spline 4": (SPLINE, "-")}
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
@@ -1261,13 +1381,41 @@ display(Markdown("Half a turn, each method minus the arc, in points:"))
 display(Markdown(pd.DataFrame(table).to_markdown() if table else "(one method at this scale)"))
 
 # %% [markdown]
-# **What came.** The line loses where its seam is, on the last and first ten degrees of the circle, and elsewhere it is level with
-# the ellipse ({numref}`fig-topology-misspecified`, left). The closed ellipse on half a turn is below the arc (right):
-# same points, same metric, same images, and only the labels of the contexts differ. That is the cost of a wrong shape with
-# nothing else in the way, some two or three points. But it is not where we expected it: at the two ends, which it identifies, the closed ellipse loses *less*
-# than in the middle. Turned by 180 degrees an image asks for another network, and yet not for one so different that a common one could
-# not serve. What costs is the curvature: in half a turn of the world the closed ellipse has to turn around completely, and neighbouring
-# angles share less of what they learn. The arc uses half of an ellipse, is twice as gentle, and is the best shape here.
+# **What came: a line for a circle.** In the last and first ten degrees, where its seam is, the line is 6.0 points below the
+# ellipse [1.9, 10.1]; from 50 to 310 degrees it is level with it, −0.3 [−0.9, +0.3] ({numref}`fig-topology-misspecified`, left).
+# Over all angles it is 1.2 below [0.3, 2.0], and beyond the margin of one point that is {claim}`8 undecided`.
+#
+# **An ellipse for a segment.** Closed over the half turn it is 2.9 points below the arc [1.5, 4.3] (right): same points, same
+# metric, same images, and only the labels of the contexts differ. That is the cost of a wrong shape with nothing else in the
+# way. Against the line it is undecided, 1.0 below [−0.4, 2.4], so that an ellipse costs is {claim}`12 partly` shown. The arc is
+# the best shape here, 1.9 points above the line [0.9, 2.9] and 2.3 above no conditioning [0.5, 4.0].
+#
+# The cost is not where we expected it. That the closed ellipse loses at the two ends, which it takes for one, is
+# {claim}`13 undecided`: 1.2 points [−3.6, 6.0] in the first ten degrees and 1.7 [−0.5, 3.9] in the last. Within 20 degrees of the
+# ends it loses 2.3 points *less* than in the middle [0.2, 4.4]. Turned by 180 degrees an image asks for another network, and
+# yet not for one so different that a common one could not serve. A reading is that the curvature costs: in half a turn of the
+# world the closed ellipse has to turn around completely, and neighbouring angles share less of what they learn. The arc uses
+# half of an ellipse and is twice as gentle.
+
+# %% tags=["hide-input"]
+if scale.name == "cpu":
+    both = ("fourier 1", "line")
+    seam, rest = ([within(fitted, m, k) for m in both] for k in ([0, 35], range(5, 31)))
+    assert difference(*seam) == "+6.0 [+1.9, +10.1]"
+    assert difference(*rest[::-1]) == "−0.3 [−0.9, +0.3]"
+    whole = [values(fitted, "all", method=m) for m in both]
+    assert difference(*whole) == "+1.2 [+0.3, +2.0]"
+    on_half = {m: values(segment_rows, "all", method=m) for m in SEGMENTS}
+    above = [difference(on_half["arc"], on_half[m]) for m in ("ellipse", "line", "none")]
+    assert above == ["+2.9 [+1.5, +4.3]", "+1.9 [+0.9, +2.9]", "+2.3 [+0.5, +4.0]"]
+    assert max(on_half, key=lambda m: on_half[m].mean()) == "arc"
+    assert difference(on_half["line"], on_half["ellipse"]) == "+1.0 [−0.4, +2.4]"
+    parts = [[0], [17], *PLACES.values()]
+    cost = [[within(segment_rows, m, part) for m in ("arc", "ellipse")] for part in parts]
+    assert difference(*cost[0]) == "+1.2 [−3.6, +6.0]"
+    assert difference(*cost[1]) == "+1.7 [−0.5, +3.9]"
+    ends, middle = (arc - closed_one for arc, closed_one in cost[2:4])
+    assert difference(middle, ends) == "+2.3 [+0.2, +4.4]"
 
 # %% [markdown]
 # ## The searches
@@ -1295,8 +1443,7 @@ Markdown(
 # %% [markdown]
 # ## Verdict
 #
-# The claims, fixed before the runs, and what the rows say of them. A claim of several comparisons holds if all of them show it; an
-# interval that excludes zero counts as a difference.
+# The claims, and what the rows say of them by the rule of {doc}`/book/verdicts`.
 
 # %%
 recorded = {"topology_pairs": pair_rows, "topology_sphere": sphere_rows}
@@ -1310,14 +1457,20 @@ Markdown(
 )
 
 # %% [markdown]
-# The claim under test was that the right topology is an inductive bias and the wrong one costs. The half about the wrong one
-# holds where nothing else differs: a sphere is above a line and an ellipse where many directions are seen, an arc is above a closed
-# ellipse, and a line loses at its seam. The half about the right one holds for small shapes with enough contexts: the arc
-# leads on its segment, and the sphere of degree 1, with 40 views, is far above a network that is told nothing and level with
-# one that is told the direction as an input. It does not hold for the cylinder and the torus, nor for the sphere with 12
-# views. A right shape with many points learns more slowly in a fixed number of epochs, and a right shape with few contexts fits
-# those and lets go of the rest, while a plain network, or one that takes the context as an input, has no choice but to
-# generalise. Topology is an inductive bias; by itself it is not a strong one. The next cells hold these words to the rows.
+# The question was whether the right topology is an inductive bias, and whether the wrong one costs.
+#
+# - **The wrong one** costs where nothing else differs: the closed ellipse is below the arc, by 2.9 points, and the line loses
+#   at its seam, by 6.0. For solids a line and an ellipse are below the sphere of degree 1 in three cases of four.
+# - **The right one** pays for small shapes with enough contexts. The arc leads on its segment, and the sphere of degree 1, with
+#   40 views, is 10.5 points above a network that is told nothing. Whether it is above one that is told the direction as an
+#   input is undecided.
+# - **The right product does not pay.** Cylinder and torus are below a network that is told nothing, and a cylinder is better
+#   than the torus on the torus's own task. With 12 views the sphere is below concatenation.
+#
+# A reading of it: a right shape with many points learns more slowly in a fixed number of epochs, and a right shape with few
+# contexts fits those and lets go of the rest, while a plain network, or one that takes the context as an input, has no choice
+# but to generalise. Topology is an inductive bias here, and by itself not a strong one. The next cells hold the rest of
+# these words to the rows.
 
 
 # %%
@@ -1326,63 +1479,16 @@ def mean(rows, metric, **where):
 
 
 if scale.name == "cpu":
-    for task in PAIRED:
-        unseen = {m: mean(pair_rows, "unseen", task=task, method=m) for m in PAIRED[task]}
-        gap = {m: mean(pair_rows, "seen", task=task, method=m) - unseen[m] for m in PAIRED[task]}
-        assert min(unseen["none"], unseen["concat"]) > unseen[task] + 0.03
-        assert max(gap, key=gap.__getitem__) == "torus"
-        assert abs(gap["none"]) < 0.02
-        assert unseen["cylinder"] > unseen["torus"]
-    at = dict(task="cylinder")
-    assert mean(pair_rows, "seen", method="cylinder", **at) < mean(pair_rows, "seen", method="none", **at)
-    at = dict(task="torus")
-    assert mean(pair_rows, "seen", method="torus", **at) > mean(pair_rows, "seen", method="none", **at)
-
-# %% tags=["hide-input"]
-if scale.name == "cpu":
-    noise = pair_rows.query("task == 'cylinder'")
-    by_level = {m: np.array([*noise.query("method == @m")["by_level"]]).mean(axis=0) for m in ("cylinder", "torus")}
-    loss_by_level = by_level["cylinder"] - by_level["torus"]
-    assert max(loss_by_level[[0, -1]]) < min(loss_by_level[2:-2])
-    forty = {m: mean(sphere_rows, "all", views=40, method=m) for m in SPHERES}
-    assert forty["sphere 1"] > forty["ellipse"] + 0.03 > forty["line"] + 0.03 > forty["none"] + 0.03
-    assert abs(forty["sphere 1"] - forty["concat"]) < 0.03
-    assert forty["sphere 2"] < forty["sphere 1"]
     twelve = {m: mean(sphere_rows, "all", views=12, method=m) for m in SPHERES}
     assert max(twelve, key=twelve.__getitem__) == "concat"
-    seen = {m: mean(sphere_rows, "seen", views=12, method=m) for m in SPHERES}
-    assert max(seen, key=seen.__getitem__) == "sphere 1"
     tell = table_of_screws["40 directions"]
-    assert min(tell["sphere 1"], tell["sphere 2"]) > 55 > 50 > max(v for m, v in tell.items() if "sphere" not in m)
-
-# %% tags=["hide-input"]
-if scale.name == "cpu":
-    closed = ["fourier 1", "spline 4", "fourier 2", "spline 6", "fourier 3", "spline 8", "spline 12"]
-    overall = {m: mean(fitted, "all", method=m) for m in [*closed, "line", "none"]}
-    assert overall["fourier 1"] > max(overall["spline 4"], overall["fourier 2"]) + 0.01
-    assert min(overall["spline 4"], overall["fourier 2"]) > overall["spline 6"] + 0.01
-    assert overall["spline 6"] > overall["fourier 3"] > overall["spline 8"] > overall["spline 12"] + 0.01
-    assert all(abs(mean(fitted, "seen", method=m) - overall[m]) < 0.015 for m in closed)
+    assert [round(tell[m]) for m in ("sphere 1", "sphere 2")] == [61, 59]
+    assert round(max(v for m, v in tell.items() if "sphere" not in m)) == 43
     descending = [pair for pair in arms_run if pair[1] != "Eq. 39" and pair[0] != "none"]
     shares = [share(SHAPES["circle"][method][0], metric) for method, metric in descending]
     learned = [mean(curve_rows, "all", method=method, preconditioner=metric) for method, metric in descending]
     assert np.corrcoef(np.argsort(np.argsort(shares)), np.argsort(np.argsort(learned)))[0, 1] > 0.9
-    of_metric = {m: mean(eight, "all", preconditioner=m) for m in by_metric}
-    assert of_metric["no metric"] > of_metric["gram"] + 0.01
-    assert of_metric["gram"] > of_metric["Table 1"] + 0.02 > of_metric["Eq. 39"] + 0.04
 
-# %% tags=["hide-input"]
-if scale.name == "cpu":
-    seam = [within(fitted, "line", part) - within(fitted, "fourier 1", part) for part in ([0, 35], range(5, 31))]
-    assert seam[0].mean() < -0.03
-    assert abs(seam[1].mean()) < 0.015
-    arc = {m: mean(segment_rows, "all", method="arc") - mean(segment_rows, "all", method=m) for m in SEGMENTS}
-    assert min(gain for m, gain in arc.items() if m != "arc") > 0
-    cost_of = {
-        w: (within(segment_rows, "arc", p) - within(segment_rows, "ellipse", p)).mean() for w, p in PLACES.items()
-    }
-    assert 0.015 < cost_of["everywhere"] < 0.04
-    assert cost_of["within 20° of the ends"] < cost_of["the middle 40°"]
 
 # %% [markdown]
 # ## The paper's own scale, traced
@@ -1454,8 +1560,8 @@ Markdown(
 #   methods would gain from more, and not all alike: a shape of $n$ points has $n$ times the weights and does $n$ times the
 #   arithmetic in an epoch. A comparison at equal epochs favours the larger shape where data are many and the smaller one
 #   where they are few.
-# - **Seeds.** Five, and three for the longer runs: a percentile bootstrap of so few is narrow, and an interval that just
-#   excludes zero should be read with that in mind. A small difference that none of the tables shows may exist all the same.
+# - **Seeds.** Five, and three for the longer runs: the t-interval of so few is wide, and a small difference may exist that
+#   none of the tables shows.
 # - **One size of everything.** One top level of noise, one grid for each pair of contexts and a quarter of it seen, one grain
 #   for the solids, one spacing of angles. The initial size of every manifold (`spread` 0.5) was not searched.
 # - **Pilots.** The top level of the noise, the grain of the solids and the batch size were set by a few pilots on validation

@@ -13,19 +13,50 @@
 # %% [markdown]
 # # Learning a second task
 #
-# A network that has learned to read digits is now taught to tell shirts from shoes, and forgets the digits. It need not. This
-# chapter walks from the first task to the second along a path that keeps what the network says of fifty digits, by the
-# authors' algorithm and by exact directions. Then it puts beside them what the paper leaves out: the older methods with the
-# same memory and the same number of steps, each tuned alike. Two of these turn out to be the same algorithm under other names.
-#
-# **The paper.** Its Algorithm 1 descends the loss of the new task plus λ times a distance that the outputs of remembered
-# inputs have moved. It reports that such paths learn tasks in sequence without losing the earlier ones, that on convolutional
-# networks they meet or exceed EWC and GEM among others, and that they travel far in weight space (its Fig. 2d)
-# {cite:p}`raghavan2024fip`. The pair of tasks here, MNIST then Fashion-MNIST, is that of its two-task settings and of the
-# authors' public code; for that code's network, with 50 memories and after three epochs of 60,000 images, 93.7 % on MNIST and
-# 87.6 % on Fashion-MNIST have been measured, where fine-tuning has 39.5 % and 87.8 %.
+# A network that reads digits is taught to tell shirts from shoes, and forgets the digits. *Functionally invariant paths*
+# (FIP) {cite:p}`raghavan2024fip` are walks in weight space that learn the second task and keep what the network says of fifty
+# digits.
 
-# %%
+# %% tags=["remove-input"]
+import matplotlib.pyplot as plt
+
+from wmlib.lab import figures, pages, verdicts
+from wmlib.lab.runs import book_results, recorded_runs
+
+given = (("continual_published", "arm", "on_first"), ("continual", "method", "mean"))
+runs = [recorded_runs(name, "cpu", results=book_results()) for name, *_ in given]
+pivots = [
+    dict(index="seed", columns=columns, values=values) for _, columns, values in given
+]
+arms, ends = (
+    100 * frame.pivot(**pivot) for frame, pivot in zip(runs, pivots, strict=True)
+)
+fip = ends["FIP, Bhattacharyya"]
+forgets = arms["FIP, as published"] - arms["fine-tuning, as published"]
+pages.findings(
+    "The walk keeps the digits. None of EWC, GEM and four more rivals with the same memory and the same tuning is above it by"
+    " a point. One of its distances makes it another method, Dark Experience Replay, and that is its best form here.",
+    {
+        "digits kept beyond fine-tuning, at the authors' settings": pages.interval(
+            forgets, "points"
+        ),
+        "mean of both tasks beyond EWC, the best of those six": pages.interval(
+            fip - ends["EWC"], "points"
+        ),
+        "the squared distance beyond the authors' own": pages.interval(
+            ends["FIP, squared"] - fip, "points"
+        ),
+    },
+    before="{doc}`metric` and {doc}`directions`.",
+)
+
+# %% tags=["remove-input"] mystnb={"figure": {"caption": "With 50 memories FIP meets the older methods, as the paper says; much of what we expected beyond it five seeds cannot decide. Each bar is the 95 % interval of one comparison, in units of the least difference that matters; what the claim expects lies to the right. Right of 1 a claim of *higher* is shown, right of −1 one of *not lower*, and between the two one of *the same* (squares).", "name": "fig-continual-verdicts"}, "image": {"alt": "Eleven claims with the intervals of their comparisons. Claims 2, 4 and 5 are shown, in 1, 2 and 24 comparisons; 8 and 11 are shown in part, 2 of 3 and 5 of 6; claim 1 is mixed, one half shown and the other contradicted; claims 3, 6, 7, 9 and 10 are undecided."}}
+figures.use_style()
+judged = verdicts.judge_chapter("paths/continual", "cpu", results=book_results())
+verdicts.plot_verdicts(judged)
+plt.show()
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 19 lines", "code_prompt_hide": "Hide the imports"}
 import dataclasses
 import operator
 import time
@@ -36,63 +67,72 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pandas as pd
 import scipy.optimize
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 from jax.flatten_util import ravel_pytree
 
 import wmlib as wm
 from wmlib import paths
-from wmlib.lab import figures, verdicts
-
-figures.use_style()
 
 # %% [markdown]
+# ## The idea
+#
+# The weights of a network are a point in a space. Many points say the same of a given image. The network of
+# {numref}`fig-continual-idea` has two weights, $w = (w_1, w_2)$: it answers $w_1 w_2$ to the old image and $w_1$ to the new one. All
+# points of the grey curve give the old answer, 1. All points of the dotted line give the right new one, 2.5.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Three walks with two weights, 20 lines", "code_prompt_hide": "Hide the three walks", "figure": {"caption": "FIP slides along the curve on which the old answer stays; fine-tuning leaves it, and an anchor to the start stops between. Three walks of gradient descent with two weights, from the star.", "name": "fig-continual-idea"}, "image": {"alt": "A plane of two weights with a falling grey curve, w1 times w2 equal to 1, and a dotted vertical line, w1 equal to 2.5. From the point (1, 1) fine-tuning goes straight right to (2.5, 1), off the curve. The anchor stops on the same way at w1 equal to 1.75. FIP bends down along the curve and ends at (2.5, 0.4), where curve and line meet."}}
+PULLS = {
+    "fine-tuning": lambda w: 0.0,
+    "L2": lambda w: 0.5 * ((w - 1) ** 2).sum(),
+    "FIP": lambda w: 5 * (w[0] * w[1] - 1) ** 2,
+}
+fig, ax = plt.subplots(figsize=(4.2, 2.8))
+w1 = np.linspace(0.85, 2.75, 99)
+ax.plot(w1, 1 / w1, color=figures.PALETTE[6], lw=6, alpha=0.3)
+ax.axvline(2.5, color=figures.PALETTE[6], ls=":")
+for name, pull in PULLS.items():
+    slope = jax.jit(jax.grad(lambda w, pull=pull: 0.5 * (w[0] - 2.5) ** 2 + pull(w)))
+    walked = [jnp.ones(2)]
+    for _ in range(900):
+        walked.append(walked[-1] - 0.01 * slope(walked[-1]))
+    colour, (x, y) = figures.PATH_COLOURS[name], walked[-1]
+    ax.plot(*np.array(walked).T, color=colour, lw=4 if name == "L2" else 2)
+    ax.annotate(name, (x - 0.04, y + 0.04), ha="right", color=colour)
+ax.plot(1, 1, "*", ms=13, color="black", zorder=4)
+ax.set(xlabel="weight $w_1$", ylabel="weight $w_2$")
+plt.show()
+
+# %% [markdown]
+# Three walks begin at the star.
+#
+# - **Fine-tuning** heads straight for the line. The old answer is lost on the way.
+# - **An anchor to the starting weights** (L2) is pulled back from everywhere alike. It stops half way, with both answers wrong.
+# - **FIP** is pulled back to the curve alone. It slides along the curve and ends where both answers are right.
+#
+# The weights change and the function does not: hence the name. The network of this chapter has more than a hundred thousand weights
+# and fifty remembered images. The pull is measured on its outputs.
+#
+# The paper reports three things of such paths. They learn tasks in sequence without losing the earlier ones. On convolutional
+# networks they meet or exceed older methods, among them EWC and GEM. And they travel far in weight space (its Fig. 2d). This chapter
+# repeats its two-task setting, MNIST then Fashion-MNIST, and gives every rival the same memory, the same number of steps and the same
+# search for its settings. Two older methods turn out to be FIP under other names.
+#
 # ## Two tasks, one head
 #
-# The digits have the labels 0 to 9, the clothes {cite:p}`xiao2017fashion` the labels 10 to 19, and one head has all twenty
-# outputs. Nothing tells the network which task an image belongs to, so that whoever answers must choose among all twenty.
-# This is the harder form of the problem: a network can lose a task by nothing more than a preference for the other ten
-# outputs.
+# The digits have the labels 0 to 9, the clothes {cite:p}`xiao2017fashion` the labels 10 to 19. One head has all twenty outputs, and
+# nothing tells the network which task an image is from. This is the harder form of the problem: a task can be lost by a
+# mere preference for the other ten outputs.
 
-# %% [markdown]
-# The settings of the three presets; the rows of this page were recorded at `cpu`.
-
-# %%
-paper = dict(
-    seeds=5, first="mnist", second="fashion_mnist", images=55_000, validation=5_000,
-    test=10_000, watched=10_000, base_rate=0.03, base_epochs=2, batch=100,
-    steps=1_800, long=1_800, widths=[32, 64, 128], units=512, memories=500, recall=500,
-    sizes=[10, 50, 1_000], strengths=[0.01, 0.1, 1, 10], lengths=[100, 500], repeats=9, exact=[450, 400],
-)  # fmt: skip
-
-# %%
-scale = wm.preset(
-    quick=dict(
-        seeds=1, first="mnist5k", second="mnist5k", images=300, validation=100,
-        test=100, watched=100, base_rate=0.03, base_epochs=1, batch=20,
-        steps=6, long=8, widths=[4], units=8, memories=10, recall=5,
-        sizes=[5], strengths=[0.1], lengths=[2, 4], repeats=1, exact=[2, 40],
-    ),
-    cpu=dict(
-        seeds=5, first="mnist", second="fashion_mnist", images=55_000, validation=5_000,
-        test=10_000, watched=2_000, base_rate=0.03, base_epochs=2, batch=100,
-        steps=550, long=1_800, widths=[16, 32], units=100, memories=50, recall=50,
-        sizes=[10, 500, 1_000], strengths=[0.01, 0.1, 1, 10], lengths=[20, 60], repeats=5, exact=[150, 400],
-    ),
-    paper=paper,
-)  # fmt: skip
-
-# %%
-OLD = 10  # classes of the first task; the second has the outputs 10 to 19 of the same head
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The data of the two tasks, 16 lines", "code_prompt_hide": "Hide the data"}
+OLD = 10  # classes of the first task; the second has the outputs 10 to 19
 
 
 @cache
 def data(first, second, images, validation, test):
-    """The two tasks; the second's labels begin at 10."""
     tasks = [wm.load_splits(name, images, validation, test) for name in (first, second)]
     parts = [t[:3] for t in tasks]
     parts[1] = [(x, y + OLD) for x, y in parts[1]]
@@ -100,35 +140,51 @@ def data(first, second, images, validation, test):
 
 
 def tasks(config):
-    """The two tasks of a configuration, each as training, validation and test images with labels."""
-    return data(*[config[k] for k in ("first", "second", "images", "validation", "test")])
+    """The two tasks as training, validation and test images with labels."""
+    return data(
+        *[config[k] for k in ("first", "second", "images", "validation", "test")],
+    )
 
 
 # %% [markdown]
-# The network has two convolutions and a hidden layer, with *layer* normalisation where the authors' code has batch
-# normalisation. That is no matter of taste here. Batch normalisation keeps running statistics, and they would go on moving the
-# function while the weights stand still; `wm.walk` refuses it. Everything is trained by SGD with momentum 0.9, and the base
-# network of a seed is trained once, on the digits alone, with all twenty outputs in its softmax: it knows already that no
-# digit is a shirt.
+# All results of this page were recorded at the preset `cpu`.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The settings of the three presets, 17 lines", "code_prompt_hide": "Hide the settings"}
+paper = dict(
+    seeds=5, first="mnist", second="fashion_mnist", images=55_000, validation=5_000,
+    test=10_000, watched=10_000, base_rate=0.03, base_epochs=2, batch=100,
+    steps=1_800, long=1_800, widths=[32, 64, 128], units=512, memories=500,
+    recall=500, sizes=[10, 50, 1_000], strengths=[0.01, 0.1, 1, 10],
+    lengths=[100, 500], repeats=9, exact=[450, 400],
+)  # fmt: skip
+quick = dict(
+    seeds=1, first="mnist5k", second="mnist5k", images=300, validation=100, test=100,
+    watched=100, base_rate=0.03, base_epochs=1, batch=20, steps=6, long=8, widths=[4],
+    units=8, memories=10, recall=5, sizes=[5], strengths=[0.1], lengths=[2, 4],
+    repeats=1, exact=[2, 40],
+)  # fmt: skip
+reduced = dict(test=10_000, watched=2_000, steps=550, widths=[16, 32], units=100)
+reduced |= dict(memories=50, recall=50, sizes=[10, 500, 1_000], lengths=[20, 60])
+cpu = paper | reduced | dict(repeats=5, exact=[150, 400])
+scale = wm.preset(quick=quick, cpu=cpu, paper=paper)
+
+# %% [markdown]
+# The network has two convolutions and a hidden layer. It has *layer* normalisation where the authors' code has batch
+# normalisation, whose running statistics would move the function while the weights stand still; `wm.walk` refuses it.
+# Everything is trained by SGD with momentum 0.9.
 
 
-# %%
-@cache  # one object for one rate, so that a step is compiled once
-def sgd(rate):
-    """The optimiser of everything here: momentum 0.9, as in the authors' code."""
-    return optax.sgd(rate, momentum=0.9)
-
-
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What a network says, and how often it is right, 20 lines", "code_prompt_hide": "Hide these functions"}
 @eqx.filter_jit
 def outputs(net, x):
-    """Logits of a batch."""
     return jax.vmap(net)(x)
 
 
 def logits(net, x, batch=500):
     """Logits of many images."""
-    return jnp.concatenate([outputs(net, x[i : i + batch]) for i in range(0, len(x), batch)])
+    return jnp.concatenate(
+        [outputs(net, x[i : i + batch]) for i in range(0, len(x), batch)],
+    )
 
 
 def accuracy(net, x, y):
@@ -136,7 +192,16 @@ def accuracy(net, x, y):
     return float((logits(net, x).argmax(axis=1) == y).mean())
 
 
-# %%
+@cache  # one object for one rate, so that a step is compiled once
+def sgd(rate):
+    return optax.sgd(rate, momentum=0.9)
+
+
+# %% [markdown]
+# The base network of a seed is trained once, on the digits alone, with all twenty outputs in its softmax.
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The first task is learned, 20 lines", "code_prompt_hide": "Hide how the first task is learned"}
 @cache
 def base(seed, rate, epochs, batch, widths, units, *names):
     """The network that has learned the first task."""
@@ -145,14 +210,18 @@ def base(seed, rate, epochs, batch, widths, units, *names):
     net = wm.models.LayerNormCNN(widths=widths, units=units, key=of_net)
     first = wm.objectives.Task(operator.call, x, y, batch)
     method, steps = wm.PenalisedDescent(sgd(rate), 0.0), epochs * (len(x) // batch)
-    return wm.walk(operator.call, net, first, x[:1], method=method, steps=steps, key=of_order).weights[-1]
+    return wm.walk(
+        operator.call, net, first, x[:1], method=method, steps=steps, key=of_order,
+    ).weights[-1]  # fmt: skip
 
 
 def start(config, seed):
     """The base network of a configuration, trained once in a process."""
     names = [config[k] for k in ("first", "second", "images", "validation", "test")]
     training = [config[k] for k in ("base_rate", "base_epochs", "batch")]
-    return base(seed, *training, tuple(config["widths"]), config["units"], *names)
+    return base(
+        seed, *training, tuple(config["widths"]), config["units"], *names,
+    )  # fmt: skip
 
 
 # %% [markdown]
@@ -165,11 +234,11 @@ def start(config, seed):
 # w \leftarrow w - \eta \nabla_w \Big( L_2(w) + \frac{\lambda}{N} \sum_{i=1}^N d\big(f(w, x_i), f(w_0, x_i)\big) \Big) .
 # ```
 #
-# We say $\lambda/N$ where the authors' code takes the *sum* over its memories, so that their λ is ours divided by $N$: the
-# paper's λ = 1 with 50 memories is λ = 50 here. As printed, line 11 of the algorithm compares outputs for other inputs on either
-# side, and with a network that had not yet learned the task that is to be kept. What is meant is what stands above.
+# The output distance $d$ is the Bhattacharyya distance of softmax outputs in the authors' code. That code takes the *sum* over its
+# memories: the paper's λ = 1 with 50 memories is λ = 50 here. Line 11 of the printed algorithm compares outputs for other inputs on either
+# side; the equation says what is meant (see the {doc}`errata </book/errata>`).
 #
-# The naive version follows the letter: at every step it asks the old network again what it says of each memory.
+# The naive version follows the letter: at every step it asks the old network again.
 
 
 # %%
@@ -182,15 +251,16 @@ def naive(net, task, memory, distance, penalty, rate, steps, key):
         moved = [distance(net(x), old(x)) for x in memory]
         return task.value(net, rows) + penalty * sum(moved) / len(memory)
 
-    slope, draws = eqx.filter_jit(eqx.filter_grad(loss)), task.draws(jax.random.split(key)[0])
+    slope = eqx.filter_jit(eqx.filter_grad(loss))
+    draws = task.draws(jax.random.split(key)[0])
     for _ in range(steps):
         net, state = stepped(optimise, slope(net, next(draws)), net, state)
     return net
 
 
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A step of an optimiser, and all weights as one vector, 10 lines", "code_prompt_hide": "Hide the step"}
 @eqx.filter_jit
 def stepped(optimise, gradient, net, state):
-    """One step of an optimiser."""
     updates, state = optimise.update(gradient, state)
     return eqx.apply_updates(net, updates), state
 
@@ -210,108 +280,111 @@ def flat(net):
 # %%
 digits = wm.load_splits("mnist5k", 60, 2, 5)
 small = wm.models.LayerNormCNN(widths=(4,), units=8, key=jax.random.key(0))
-remembered, (x, y) = digits.validation, digits.train
+memory, (x, y) = digits.validation[0], digits.train
 new = wm.objectives.Task(operator.call, x, y + OLD, batch=10)
-key = jax.random.key(1)
+key, distance = jax.random.key(1), wm.distances.bhattacharyya
+how = dict(method=wm.PenalisedDescent(sgd(0.1), 5.0), steps=5, key=key)
 
-
-def five_steps(task, distance, penalty):
-    """Where five steps of penalised descent lead the small network."""
-    how = dict(method=wm.PenalisedDescent(sgd(0.1), penalty), steps=5, key=key, record=[5])
-    return wm.walk(operator.call, small, task, remembered[0], distance, **how).weights[-1]
-
-
-walked = flat(five_steps(new, wm.distances.bhattacharyya, 5.0))
-by_word = naive(small, new, remembered[0], wm.distances.bhattacharyya, 5.0, 0.1, 5, key)
-gap, farthest = np.abs(walked - flat(by_word)).max(), np.abs(walked - flat(small)).max()
+walked = flat(wm.walk(operator.call, small, new, memory, distance, **how).weights[-1])
+by_word = flat(naive(small, new, memory, distance, 5.0, 0.1, 5, key))
+gap, farthest = abs(walked - by_word).max(), abs(walked - flat(small)).max()
 print(f"largest difference {gap:.0e}, largest movement {farthest:.0e}")
 assert gap < 1e-5 < 1e-2 < farthest
 
 # %% [markdown]
 # ## The same algorithm under other names
 #
-# Take the squared distance $d = \tfrac12 |y - y_0|^2$. The penalty's gradient is
-# $\frac{\lambda}{N} \sum_i J_i^{\mathsf T} (f(w, x_i) - f(w_0, x_i))$. *Dark Experience Replay* {cite:p}`buzzega2020der` stores
-# with each remembered input the logits $z_i$ that the network gave it, and adds $\alpha \cdot \frac1N \sum_i |f(w, x_i) - z_i|^2$
-# to the loss: with the logits of the network that ended the first task, and $\alpha = \lambda/2$, it is equation
-# {eq}`eq-continual-algorithm` to the letter. The paper compares with GEM and EWC, and not with it.
+# Three older methods are this equation, or what is left of it.
 #
-# Now take the new task's own images for memory, and for $d$ the Kullback–Leibler divergence of the softmax over the old ten
-# outputs. This is *Learning without Forgetting* {cite:p}`li2016lwf` at temperature 1; its authors divide the logits by 2.
+# **Dark Experience Replay** {cite:p}`buzzega2020der` stores the logits $z_i$ that the network gave each remembered input, and adds
+# $\alpha \cdot \frac1N \sum_i |f(w, x_i) - z_i|^2$ to the loss. Take the squared distance $d = \tfrac12 |y - y_0|^2$, the logits of the
+# network that ended the first task, and $\alpha = \lambda/2$: it is {eq}`eq-continual-algorithm` to the letter. The paper does not
+# compare with it.
 #
-# And expand the divergence to second order. Its mean over the memory is $\tfrac12 \delta^{\mathsf T} g\, \delta$ for a movement
-# $\delta = w - w_0$, with the metric $g$ of {doc}`metric`. *Elastic weight consolidation* {cite:p}`kirkpatrick2017ewc` is what is
-# left when $g$ is frozen at $w_0$ and all of it but the diagonal thrown away. So the four are one family: EWC keeps a diagonal
-# of the metric at one point, the exact direction of {doc}`directions` keeps all of it at each point, penalised descent keeps the
-# distance itself, and LwF keeps it on inputs of another kind.
+# **Learning without Forgetting** (LwF) {cite:p}`li2016lwf` takes the new task's own images for memory. Its $d$ is the Kullback–Leibler
+# divergence (KL) of the softmax over the old ten outputs. That is temperature 1; its authors divide the logits by 2.
 #
-# **Check.** Dark Experience Replay, from the library's own file and through a loop that knows nothing of distances, against
-# `wm.walk` with the squared distance, step for step; Learning without Forgetting by its gradient; and the Fisher diagonal
-# of EWC against that of the metric, in every twentieth entry.
+# **Elastic weight consolidation** (EWC) {cite:p}`kirkpatrick2017ewc` follows in two steps. Expand the mean divergence to second order:
+# it is $\tfrac12 \delta^{\mathsf T} g\, \delta$ for a movement $\delta = w - w_0$, with the metric $g$ of {doc}`metric`. Freeze $g$ at
+# $w_0$ and keep its diagonal alone. The exact directions of {doc}`directions` keep all of $g$, at each point anew.
+#
+# **Check.** Dark Experience Replay, from a loop that knows nothing of distances, against `wm.walk` with the squared distance, at
+# every step.
 
 # %%
-stored = outputs(small, remembered[0])
+stored = outputs(small, memory)
 
 
 def dark(net, rows):
     """The new task's loss, and that of Dark Experience Replay with α = 1/2."""
-    kept = wm.rivals.der_loss(operator.call, net, remembered[0], stored, alpha=0.5)
+    kept = wm.rivals.der_loss(operator.call, net, memory, stored, alpha=0.5)
     return new.value(net, rows) + kept
 
 
-slope, draws = eqx.filter_jit(eqx.filter_grad(dark)), new.draws(jax.random.split(key)[0])
+draws = new.draws(jax.random.split(key)[0])
+slope, gaps = eqx.filter_jit(eqx.filter_grad(dark)), []
 net, state = small, sgd(0.1).init(eqx.filter(small, eqx.is_inexact_array))
-path = wm.walk(
-    operator.call, small, new, remembered[0], wm.distances.squared_error,
-    method=wm.PenalisedDescent(sgd(0.1), 1.0), steps=5, key=key, record=1,
-)  # fmt: skip
+how = dict(method=wm.PenalisedDescent(sgd(0.1), 1.0), steps=5, key=key, record=1)
+path = wm.walk(operator.call, small, new, memory, wm.distances.squared_error, **how)
 for there in path.weights[1:]:
     net, state = stepped(sgd(0.1), slope(net, next(draws)), net, state)
-    print(f"largest difference {np.abs(flat(net) - flat(there)).max():.0e}")
-    assert np.abs(flat(net) - flat(there)).max() < 1e-5
+    gaps.append(np.abs(flat(net) - flat(there)).max())
+print(f"largest difference in five steps {max(gaps):.0e}")
+assert max(gaps) < 1e-5
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ LwF by its gradient, EWC by every twentieth entry of the metric's diagonal, 20 lines", "code_prompt_hide": "Hide the check"}
 there, reference = path.weights[-1], outputs(small, x)[:, :OLD]
-
-
-def kept_on_new(net):
-    """The mean divergence of the old ten outputs on the new task's images."""
-    apart = lambda x, y0: wm.distances.kl(net(x)[:OLD], y0)  # noqa: E731
-    return jax.vmap(apart)(x, reference).mean()
-
-
-def lwf_at_one(net):
-    """Learning without Forgetting at temperature 1."""
-    return wm.rivals.lwf_loss(operator.call, net, small, x, OLD, temperature=1.0)
-
-
-ours, theirs = (flat(eqx.filter_jit(eqx.filter_grad(f))(there)) for f in (kept_on_new, lwf_at_one))
+apart = lambda net, x, y0: wm.distances.kl(net(x)[:OLD], y0)  # noqa: E731
+both = (
+    lambda net: jax.vmap(apart, (None, 0, 0))(net, x, reference).mean(),
+    lambda net: wm.rivals.lwf_loss(operator.call, net, small, x, OLD, temperature=1.0),
+)
+ours, theirs = (flat(eqx.filter_jit(eqx.filter_grad(f))(there)) for f in both)
 error = np.abs(ours - theirs).max()
-print(f"gradient of LwF {error:.0e}")
+print(f"gradient of LwF: {error:.0e}")
 assert error < 1e-5 < np.abs(ours).max()
 
-# %%
-fisher = flat(wm.rivals.fisher_diagonal(operator.call, small, remembered[0]))
-metric = wm.FunctionMetric(operator.call, small, remembered[0], wm.distances.kl)
-zero, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, eqx.filter(small, eqx.is_inexact_array)))
+fisher = flat(wm.rivals.fisher_diagonal(operator.call, small, memory))
+metric = wm.FunctionMetric(operator.call, small, memory, wm.distances.kl)
+zero = jax.tree.map(jnp.zeros_like, eqx.filter(small, eqx.is_inexact_array))
+zero, unravel = ravel_pytree(zero)
 picked = np.argsort(fisher)[::-20]
-error = max(abs(fisher[i] - flat(metric.mv(unravel(zero.at[i].set(1.0))))[i]) for i in picked)
-print(f"diagonal of EWC, {len(picked)} entries {error:.0e}")
+columns = ((i, flat(metric.mv(unravel(zero.at[i].set(1.0))))) for i in picked)
+error = max(abs(fisher[i] - column[i]) for i, column in columns)
+print(f"diagonal of EWC, {len(picked)} entries: {error:.0e}")
 assert error < 1e-5 < 1e-3 < fisher[picked[0]]
 
 # %% [markdown]
 # ## The rivals
 #
-# All rivals share the seed's base network, memory and minibatches, and differ by one mechanism of `wm.rivals`. Some add a
-# penalty to the new task's loss: *replay* the loss on the memories and their labels {cite:p}`chaudhry2019tiny`, *DER++* the stored outputs
-# and the labels, *L2* the distance to the starting weights. *Joint* training is replay of the whole first task, and no rival but a ceiling.
-# What each may keep of the first task is this:
+# All methods share the seed's base network, its memory and its minibatches. {numref}`tab-continual-rivals` says in what they differ.
+#
+# ```{table} Fifteen methods, one mechanism each. Fine-tuning and joint training are no rivals: they are the floor and the ceiling.
+# :name: tab-continual-rivals
+#
+# | method | keeps of the first task | beside the new task's loss, or in its gradient |
+# | --- | --- | --- |
+# | fine-tuning | nothing | nothing |
+# | joint training | all images and labels | the loss on fifty of them in each step |
+# | FIP: squared, KL, Hellinger, Bhattacharyya | 50 images, their old outputs | that distance of the outputs |
+# | FIP, exact | 50 images, their old outputs | the direction of Eq. 4 with the metric of KL |
+# | replay {cite:p}`chaudhry2019tiny` | 50 images, their labels | the loss on them |
+# | DER++ {cite:p}`buzzega2020der` | 50 images, old outputs, labels | both, with α : β fixed at 1 : 4 |
+# | LwF | the old network | the old ten outputs on new images |
+# | EWC | the diagonal of $g$ on 50 images | the square of the movement, weighted by it |
+# | L2 | the old weights | the square of the movement |
+# | GEM {cite:p}`lopezpaz2017gem` | 50 images, their labels | the nearest gradient along which their loss does not rise |
+# | A-GEM {cite:p}`chaudhry2019agem` | the same | the same, with 10 of the 50 drawn anew in each step |
+# | OGD {cite:p}`farajtabar2020ogd` | the logits' gradients of 50 images | the gradient without their span |
+# ```
+#
+# Three things are ours and not those of the methods' papers. GEM, A-GEM and OGD change the gradient before SGD's momentum, so that a
+# step itself may point where the changed gradient does not. A-GEM with all fifty images would be GEM with margin 0, which is
+# searched under GEM. And DER++ has one strength: its α : β is not searched.
 
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What a method may keep of the first task, 21 lines", "code_prompt_hide": "Hide what is kept"}
 class Kept(NamedTuple):
-    """What a method may keep of the first task."""
-
     start: Any
     inputs: Any
     labels: Any
@@ -321,8 +394,10 @@ class Kept(NamedTuple):
 
 
 def keep(method, net, x, y, key, memories):
-    """A random part of the first task's training images, nested for one key; for joint training, all of it."""
-    chosen = jax.random.permutation(key, len(x))[: len(x) if method == "joint" else memories]
+    """Random training images of the first task, nested for one key; for joint, all."""
+    chosen = jax.random.permutation(key, len(x))[
+        : len(x) if method == "joint" else memories
+    ]  # fmt: skip
     x, y = x[chosen], y[chosen]
     kept = Kept(net, x, y, logits(net, x) if method == "DER++" else None)
     if method == "EWC":
@@ -332,9 +407,15 @@ def keep(method, net, x, y, key, memories):
     return kept
 
 
+# %% [markdown]
+# A penalty is a function of the network, the new images, what is kept, and the memories that this step recalls.
+
+
 # %%
 def replay(net, x, kept, rows):
-    return wm.rivals.replay_loss(operator.call, net, kept.inputs[rows], kept.labels[rows])
+    return wm.rivals.replay_loss(
+        operator.call, net, kept.inputs[rows], kept.labels[rows]
+    )  # fmt: skip
 
 
 def derpp(net, x, kept, rows):
@@ -354,16 +435,12 @@ def l2(net, x, kept, rows):
     return wm.rivals.l2_penalty(net, kept.start)
 
 
-PENALTIES = {"replay": replay, "joint": replay, "DER++": derpp, "LwF": lwf, "EWC": ewc, "L2": l2}
-
-# %% [markdown]
-# For `wm.walk` a task with a penalty beside it is an objective like any other.
+PENALTIES = {"replay": replay, "joint": replay, "DER++": derpp}
+PENALTIES |= {"LwF": lwf, "EWC": ewc, "L2": l2}
 
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A task with a penalty beside it, 18 lines", "code_prompt_hide": "Hide the objective"}
 class Beside(wm.objectives.AbstractObjective):
-    """A new task with a rival's penalty beside it."""
-
     task: wm.objectives.Task
     penalty: Callable = eqx.field(static=True)
     kept: Kept
@@ -372,21 +449,20 @@ class Beside(wm.objectives.AbstractObjective):
 
     def draws(self, key):
         """Images of the task, and which memories to recall."""
-        memories = wm.objectives.shuffled(jax.random.fold_in(key, 1), len(self.kept.labels), self.recall)
+        memories = wm.objectives.shuffled(
+            jax.random.fold_in(key, 1), len(self.kept.labels), self.recall
+        )  # fmt: skip
         return zip(self.task.draws(key), memories, strict=True)
 
     def value(self, weights, draw):
-        """The loss of the task and the scaled penalty."""
         rows, recalled = draw
         beside = self.penalty(weights, self.task.inputs[rows], self.kept, recalled)
         return self.task.value(weights, rows) + self.strength * beside
 
 
 # %% [markdown]
-# Others change the new task's gradient. *GEM* asks that the loss on the memories should not rise to first order, and takes the
-# nearest gradient of that kind, a quadratic program {cite:p}`lopezpaz2017gem`; *A-GEM* does so with a few memories drawn anew
-# each time {cite:p}`chaudhry2019agem`; *OGD* removes from it the span of the gradients of the memories' own logits, taken once
-# at the start {cite:p}`farajtabar2020ogd`.
+# A rule changes the gradient. GEM asks for the nearest gradient along which the loss on the memories does not rise to first
+# order: a quadratic program.
 
 
 # %%
@@ -406,43 +482,27 @@ def ogd(gradient, recalled, kept, margin):
 RULES = {"GEM": gem, "A-GEM": agem, "OGD": ogd}
 
 
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "One step along a changed gradient, and the length of an exact one, 16 lines", "code_prompt_hide": "Hide the step"}
 @eqx.filter_jit
 def projected_step(fixed, task, kept, margin, net, state, draw, rows):
-    """One step along a gradient that a rule has changed."""
     optimiser, rule = fixed
     value, gradient = eqx.filter_value_and_grad(task.value)(net, draw)
     recalled = eqx.filter_grad(replay)(net, None, kept, rows)
     updates, state = optimiser.update(rule(gradient, recalled, kept, margin), state)
     length = optax.global_norm(updates)
-    return eqx.apply_updates(net, updates), state, {"objective": value, "kept": jnp.nan, "length": length}
+    return (
+        eqx.apply_updates(net, updates), state,
+        {"objective": value, "kept": jnp.nan, "length": length},
+    )  # fmt: skip
 
 
-# %%
-class Projected(paths.AbstractMethod):
-    """Descent of the task along projected gradients."""
-
-    optimiser: Any = eqx.field(static=True)
-    rule: Callable = eqx.field(static=True)
-    kept: Kept
-    margin: Any
-    recall: int = eqx.field(static=True)
-
-    def start(self, problem, weights, key):
-        """The optimiser's state and the memories that each step recalls."""
-        memories = wm.objectives.shuffled(key, len(self.kept.labels), self.recall)
-        return self.optimiser.init(eqx.filter(weights, eqx.is_inexact_array)), memories
-
-    def step(self, problem, weights, state, draw):
-        """One step."""
-        state, memories = state
-        fixed, task = (self.optimiser, self.rule), problem.objective
-        given = (self.kept, self.margin, weights, state, draw, next(memories))
-        weights, state, told = projected_step(fixed, task, *given)
-        return weights, (state, memories), told
+def decaying(epsilon, steps):
+    """The square of a step's length, falling to nothing as a cosine."""
+    return lambda taken: epsilon * np.cos(np.pi / 2 * taken / steps) ** 2 + 1e-12
 
 
 # %% [markdown]
-# **Check.** The quadratic program of GEM, with three memories and a margin, against non-negative least squares of `scipy`.
+# **Check.** The quadratic program of GEM, with three constraints and a margin, against non-negative least squares of `scipy`.
 # (Here there is one earlier task, so one constraint, and the solution has a closed form.)
 
 # %%
@@ -459,10 +519,31 @@ assert gap < 1e-4
 # %% [markdown]
 # ## One path for all
 #
-# FIP itself is four methods, one for each output distance, and a fifth: exact directions. These solve Eq. 4 of the paper at every
-# step by {doc}`directions`, here with the metric of the Kullback–Leibler divergence, in a Krylov basis of twenty products. A step
-# of theirs costs as much as many of the others', and it is a step on the metric's terms, so it may be longer and can use a surer gradient:
-# they take fewer steps with larger batches, and see about as many images of the second task as the rest.
+# FIP is five of the methods: one for each output distance, and exact directions. These solve Eq. 4 of the paper at every step
+# ({doc}`directions`), in a Krylov basis of twenty products. Their steps cost more and are longer. They take fewer of them, with
+# larger batches, and see about as many images of the second task as the rest.
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Descent of a task along changed gradients, 18 lines", "code_prompt_hide": "Hide the descent"}
+class Projected(paths.AbstractMethod):
+    optimiser: Any = eqx.field(static=True)
+    rule: Callable = eqx.field(static=True)
+    kept: Kept
+    margin: Any
+    recall: int = eqx.field(static=True)
+
+    def start(self, problem, weights, key):
+        """The optimiser's state and the memories that each step recalls."""
+        memories = wm.objectives.shuffled(key, len(self.kept.labels), self.recall)
+        return self.optimiser.init(eqx.filter(weights, eqx.is_inexact_array)), memories
+
+    def step(self, problem, weights, state, draw):
+        state, memories = state
+        fixed, task = (self.optimiser, self.rule), problem.objective
+        given = (self.kept, self.margin, weights, state, draw, next(memories))
+        weights, state, told = projected_step(fixed, task, *given)
+        return weights, (state, memories), told
+
 
 # %%
 DISTANCES = {
@@ -474,7 +555,6 @@ DISTANCES = {
 
 
 def mechanism(method, setting, task, kept, recall):
-    """What `wm.walk` needs for a method: an objective, a distance and a way of taking steps."""
     rate, strength = setting
     number, few = np.float32(strength), min(recall, len(kept.labels))
     if method in DISTANCES:
@@ -484,18 +564,14 @@ def mechanism(method, setting, task, kept, recall):
         task = Beside(task, PENALTIES[method], kept, number, few)
     if method in RULES:
         few = min(few, 10) if method == "A-GEM" else few
-        return task, wm.distances.kl, Projected(sgd(rate), RULES[method], kept, number, few)
+        return task, wm.distances.kl, Projected(
+            sgd(rate), RULES[method], kept, number, few
+        )  # fmt: skip
     return task, wm.distances.kl, wm.PenalisedDescent(sgd(rate), 0.0)
 
 
-# %%
-def decaying(epsilon, steps):
-    """The square of a step's length, falling to nothing as a cosine."""
-    return lambda taken: epsilon * np.cos(np.pi / 2 * taken / steps) ** 2 + 1e-12
-
-
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The second task by any method, 20 lines", "code_prompt_hide": "Hide the walk"}
 def follow(config, seed):
-    """Learn the second task by one method; returns the path, and the network that it began with."""
     (first, *_), (second, *_), _ = tasks(config)
     net, method, setting = start(config, seed), config["method"], config["setting"]
     of_memory, of_walk = jax.random.split(jax.random.key(1000 + seed))
@@ -504,57 +580,68 @@ def follow(config, seed):
     if method == "FIP, exact":
         steps, batch = config["exact"]
         how = wm.ExactDirections(setting[0], decaying(setting[1], steps), momentum=0.9)
-        task, distance = wm.objectives.Task(operator.call, *second, batch), wm.distances.kl
+        task, distance = (
+            wm.objectives.Task(operator.call, *second, batch), wm.distances.kl
+        )  # fmt: skip
     else:
         task = wm.objectives.Task(operator.call, *second, batch)
         task, distance, how = mechanism(method, setting, task, kept, config["recall"])
     at = sorted({round(steps * part) for part in RECORDED})
     how = dict(method=how, steps=steps, key=of_walk, record=at)
-    return wm.walk(operator.call, net, task, kept.inputs[: config["memories"]], distance, **how)
+    return wm.walk(
+        operator.call, net, task, kept.inputs[: config["memories"]], distance, **how
+    )  # fmt: skip
 
 
 # %% [markdown]
-# At the recorded points of a path both tasks are tested on the first images of their test splits, and at its end on all of
-# them; drift is the mean Kullback–Leibler divergence of the outputs on test *digits*, which no method has seen.
+# At twelve points of a path both tasks are tested on the first images of their test splits, and at its end on all of them. The
+# *drift* is the mean KL of the outputs on test digits, which no method has seen.
 
-# %% tags=["hide-input"]
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is measured along a path, 24 lines", "code_prompt_hide": "Hide what is measured"}
 RECORDED = [0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1]
 
 
 def drift(before, after):
-    """Mean Kullback–Leibler divergence between two sets of logits."""
     return float(jax.vmap(wm.distances.kl)(after, before).mean())
 
 
 def travelled(path, first, second, watched):
     """Accuracy on both tasks and drift at the recorded points of a path."""
     (x, y), before = first, logits(path.weights[0], first[0][:watched])
-    curves = {"step": path.steps, "length": path.lengths.round(4), "first": [], "second": [], "drift": []}
+    curves = {
+        "step": path.steps, "length": path.lengths.round(4),
+        "first": [], "second": [], "drift": [],
+    }  # fmt: skip
     for net in path.weights:
         after = logits(net, x[:watched])
-        curves["first"].append(round(float((after.argmax(axis=1) == y[:watched]).mean()), 4))
-        curves["second"].append(round(accuracy(net, second[0][:watched], second[1][:watched]), 4))
+        curves["first"].append(
+            round(float((after.argmax(axis=1) == y[:watched]).mean()), 4)
+        )  # fmt: skip
+        curves["second"].append(
+            round(accuracy(net, second[0][:watched], second[1][:watched]), 4)
+        )  # fmt: skip
         curves["drift"].append(round(drift(before, after), 5))
     return curves
 
 
-def score(net, first, second):
-    """Accuracy on both tasks, and the mean of the two."""
-    both = {"on_first": accuracy(net, *first), "on_second": accuracy(net, *second)}
-    return both | {"mean": (both["on_first"] + both["on_second"]) / 2}
+# %% [markdown]
+# A walk that diverges counts as 0 on both tasks.
 
-
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "One run, 23 lines", "code_prompt_hide": "Hide the run"}
 DIVERGED = {"on_first": 0.0, "on_second": 0.0, "mean": 0.0, "diverged": 1}
 
 
 def seed_of(key):
-    """The number that a run's key was made from."""
     return int(jax.random.key_data(key)[-1])
 
 
+def score(net, first, second):
+    both = {"on_first": accuracy(net, *first), "on_second": accuracy(net, *second)}
+    return both | {"mean": (both["on_first"] + both["on_second"]) / 2}
+
+
 def evaluate(config, key):
-    """One run: accuracy on the test images of both tasks, along the path and at its end."""
     first, second, fingerprint = tasks(config)
     try:
         path = follow(config, seed_of(key))
@@ -567,119 +654,107 @@ def evaluate(config, key):
     return {"metrics": metrics, "curves": curves, "data": fingerprint}
 
 
-# %% tags=["hide-input"]
+# %% [markdown]
+# ## Tuning
+#
+# Each method gets eight settings: a learning rate and, where there is one, the strength of the mechanism. All learn for one epoch from
+# 50 memories. The settings tried, the values they reached, and how the search grew are in the [appendix](#appendix-the-search).
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 20 lines", "code_prompt_hide": "Hide what is searched"}
+SEARCHED = """
+fine-tuning         .001:0 .003:0 .01:0 .03:0 .0003:0 .0001:0 .0005:0 .002:0
+joint               .003:1 .01:1 .03:1 .1:1 .02:1 .05:1 .03:.3 .03:3
+FIP, squared        .01:.1 .01:1 .03:.1 .03:1 .003:.1 .003:1 .003:.3 .01:.3
+FIP, KL             .01:1 .01:10 .03:1 .03:10 .003:10 .003:30 .003:100 .001:30
+FIP, Hellinger      .01:10 .01:100 .03:10 .03:100 .003:30 .003:100 .003:10 .001:100
+FIP, Bhattacharyya  .01:10 .01:100 .03:10 .03:100 .003:30 .003:100 .003:10 .001:100
+FIP, exact          1:.0025 .2:.0025 1:.01 .2:.01 .05:.01 .02:.01 .05:.04 .02:.04
+replay              .01:1 .01:10 .03:1 .03:10 .003:10 .003:30 .003:3 .001:30
+DER++               .01:.3 .01:3 .03:.3 .03:3 .003:.3 .003:1 .003:3 .01:1
+LwF                 .01:1 .01:10 .03:1 .03:10 .003:1 .001:1 .003:3 .001:3
+EWC                 .01:100 .01:1e3 .01:1e4 .03:1e3 .003:1e3 .003:3e3 .003:300 .001:3e3
+L2                  .01:.01 .01:.1 .01:1 .03:.1 .003:.1 .003:.3 .001:.1 .01:.03
+GEM                 .003:.5 .01:0 .01:.5 .03:.5 .001:.5 .003:1 .002:.5 .003:0
+A-GEM               .003:0 .01:0 .03:0 .1:0 .001:0 .0003:0 .0005:0 .002:0
+OGD                 .001:0 .003:0 .01:0 .03:0 .0003:0 .0005:0 .002:0 .0001:0
+"""
+SEARCHED = dict(line.split("  ", 1) for line in SEARCHED.strip().splitlines())
+pair = lambda setting: [float(x) for x in setting.split(":")]  # noqa: E731
+SEARCHED = {m: [*map(pair, row.split())] for m, row in SEARCHED.items()}
+
+# %% [markdown]
+# They are judged by the mean accuracy on *validation* images of the two tasks. All eight run on one seed and the best three on a second;
+# the best mean of both is chosen.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A run of the search, and which is the best, 21 lines", "code_prompt_hide": "Hide the run"}
+METHODS = list(SEARCHED)
+if scale.name == "quick":
+    METHODS = ["fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay"]
+
+
 def tune(config, key):
-    """One run of a search: the mean accuracy on the validation images of both tasks."""
     first, second, fingerprint = tasks(config)
     try:
         path = follow(config, seed_of(key))
     except FloatingPointError:
         return {"metrics": DIVERGED, "data": fingerprint}
-    return {"metrics": score(path.weights[-1], first[1], second[1]), "data": fingerprint}
+    return {
+        "metrics": score(path.weights[-1], first[1], second[1]), "data": fingerprint
+    }  # fmt: skip
 
 
-# %% [markdown]
-# ## Tuning
-#
-# Each method gets a search of eight settings on one seed, judged by the mean accuracy on validation images of the two tasks: a
-# learning rate and, where there is one, the strength of the mechanism (for exact directions, β and the square of a step's length). A
-# method without a strength gets eight rates. All learn for one epoch from 50 memories, and the test images play no part. The
-# first four of a row were searched together; then the best of nearly every method had turned out to be its lowest rate, and
-# each got a fifth beyond what it had; then three more around the best that it had by then. On another seed the best EWC diverged, which
-# is no fair picture of it; so the three best of every method are run on a second seed, and the best mean of both is chosen.
+def best_of(frame):
+    """The setting of each method with the best mean over the seeds it was tried on."""
+    tried = frame.assign(key=frame.setting.map(str)).groupby(["method", "key"])
+    tried = tried.agg({"setting": "first", "mean": "mean"})
+    return tried.loc[tried.groupby("method")["mean"].idxmax()].reset_index("key")
 
-# %%
-METHODS = [
-    "fine-tuning", "joint", *DISTANCES, "FIP, exact",
-    "replay", "DER++", "LwF", "EWC", "L2", "GEM", "A-GEM", "OGD",
-]  # fmt: skip
-if scale.name == "quick":
-    METHODS = ["fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay"]
-
-# %% tags=["hide-input"]
-SEARCHED = {  # rate:strength
-    "fine-tuning": "0.001:0 0.003:0 0.01:0 0.03:0 0.0003:0 0.0001:0 0.0005:0 0.002:0",
-    "joint": "0.003:1 0.01:1 0.03:1 0.1:1 0.02:1 0.05:1 0.03:0.3 0.03:3",
-    "FIP, squared": "0.01:0.1 0.01:1 0.03:0.1 0.03:1 0.003:0.1 0.003:1 0.003:0.3 0.01:0.3",
-    "FIP, KL": "0.01:1 0.01:10 0.03:1 0.03:10 0.003:10 0.003:30 0.003:100 0.001:30",
-    "FIP, Hellinger": "0.01:10 0.01:100 0.03:10 0.03:100 0.003:30 0.003:100 0.003:10 0.001:100",
-    "FIP, Bhattacharyya": "0.01:10 0.01:100 0.03:10 0.03:100 0.003:30 0.003:100 0.003:10 0.001:100",
-    "FIP, exact": "1:0.0025 0.2:0.0025 1:0.01 0.2:0.01 0.05:0.01 0.02:0.01 0.05:0.04 0.02:0.04",
-    "replay": "0.01:1 0.01:10 0.03:1 0.03:10 0.003:10 0.003:30 0.003:3 0.001:30",
-    "DER++": "0.01:0.3 0.01:3 0.03:0.3 0.03:3 0.003:0.3 0.003:1 0.003:3 0.01:1",
-    "LwF": "0.01:1 0.01:10 0.03:1 0.03:10 0.003:1 0.001:1 0.003:3 0.001:3",
-    "EWC": "0.01:100 0.01:1000 0.01:10000 0.03:1000 0.003:1000 0.003:3000 0.003:300 0.001:3000",
-    "L2": "0.01:0.01 0.01:0.1 0.01:1 0.03:0.1 0.003:0.1 0.003:0.3 0.001:0.1 0.01:0.03",
-    "GEM": "0.003:0.5 0.01:0 0.01:0.5 0.03:0.5 0.001:0.5 0.003:1 0.002:0.5 0.003:0",
-    "A-GEM": "0.003:0 0.01:0 0.03:0 0.1:0 0.001:0 0.0003:0 0.0005:0 0.002:0",
-    "OGD": "0.001:0 0.003:0 0.01:0 0.03:0 0.0003:0 0.0005:0 0.002:0 0.0001:0",
-}
-SEARCHED = {m: [[float(x) for x in pair.split(":")] for pair in row.split()] for m, row in SEARCHED.items()}
 
 # %%
 one_seed = dataclasses.replace(scale, seeds=1)
+two_seeds = dataclasses.replace(scale, seeds=min(scale.seeds, 2))
 three_seeds = dataclasses.replace(scale, seeds=min(scale.seeds, 3))
-common = {k: v for k, v in scale.settings.items() if k not in ("sizes", "strengths", "long", "lengths", "repeats")}
-
-
-def candidates(method):
-    """The settings searched for a method, as many for each."""
-    return SEARCHED[method][: 1 if scale.name == "quick" else None]
-
-
-assert len({len(candidates(m)) for m in METHODS}) == 1  # one budget for all
-grid = [{**common, "method": m, "setting": s} for m in METHODS for s in candidates(m)]
+others = ("sizes", "strengths", "long", "lengths", "repeats")
+common = {k: v for k, v in scale.settings.items() if k not in others}
+count = 1 if scale.name == "quick" else None
+pairs = [(m, s) for m in METHODS for s in SEARCHED[m][:count]]
+grid = [{**common, "method": m, "setting": s} for m, s in pairs]
 search = wm.sweep("continual_tuning", tune, grid, one_seed)
 finals = search.sort_values("mean", ascending=False).groupby("method").head(3)
-grid = [{**common, "method": m, "setting": s} for m, s in zip(finals.method, finals.setting, strict=True)]
-finals = wm.sweep("continual_tuning", tune, grid, dataclasses.replace(scale, seeds=min(2, scale.seeds)))
-
-
-# %%
-def best_of(frame):
-    """The setting of each method with the best mean over the seeds that it was tried on."""
-    tried = (
-        frame.assign(key=frame.setting.map(str)).groupby(["method", "key"]).agg({"setting": "first", "mean": "mean"})
-    )
-    return tried.loc[tried.groupby("method")["mean"].idxmax()].reset_index("key").sort_index()
-
-
-best = best_of(finals)
+pairs = zip(finals.method, finals.setting, strict=True)
+grid = [{**common, "method": m, "setting": s} for m, s in pairs]
+finals = wm.sweep("continual_tuning", tune, grid, two_seeds)
+best = best_of(finals).sort_index()
 chosen = {m: list(best.setting[m]) for m in METHODS}
+assert len({len(SEARCHED[m]) for m in METHODS}) == 1  # one budget for all
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, intervals and names for the figures, 20 lines", "code_prompt_hide": "Hide the colours"}
+COLOURS = {m: figures.PATH_COLOURS.get(m, figures.PALETTE[6]) for m in METHODS}
+COLOURS["FIP, Bhattacharyya"] = figures.PATH_COLOURS["FIP"]
+NAMES = {"on_first": "digits", "on_second": "clothes", "mean": "mean of both"}
 
 
-# %% tags=["hide-input"]
-def in_words(setting):
-    """A setting: the rate, and the strength unless there is none."""
-    return f"{setting[0]:g}" + (f"/{setting[1]:g}" if setting[1] else "")
+def along(frame, what):
+    """A recorded curve of every seed, stacked."""
+    return np.stack([np.array(values, float) for values in frame[what]])
 
 
-table = pd.DataFrame(
-    [
-        {
-            "method": m,
-            "chosen": in_words(chosen[m]),
-            "searched, best first": "; ".join(
-                f"{in_words(setting)}: {100 * value:.1f}"
-                for setting, value in search[search.method == m]
-                .sort_values("mean", ascending=False)[["setting", "mean"]]
-                .itertuples(index=False)
-            ),
-        }
-        for m in METHODS
-    ]
-)
-display(Markdown(table.to_markdown(index=False)))
+def in_points(values):
+    """Mean and 95 % t-interval over seeds, in percentage points, in words."""
+    words = pages.interval(100 * values, spec=".1f").partition(", n")[0]
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def named(ax, text, at, colour, **where):
+    """A label in the colour of its curve, at a point, moved by some points."""
+    where = {"xytext": (6, 0), "va": "center"} | where
+    ax.annotate(text, at, textcoords="offset points", color=colour, **where)
+
 
 # %% [markdown]
-# The rate/the strength and, after the colon, the mean accuracy in per cent; 0.0 is a walk that diverged. A low rate keeps and a high rate
-# learns, and where the mechanism is weak (A-GEM, OGD, fine-tuning) little but the rate is left to keep anything. The best rate of
-# nearly every method that looks at its memories is 0.003, with lower and higher ones searched.
-#
 # ## As published
 #
-# First the authors' settings, for as many steps as three epochs of 60,000: fine-tuning, FIP, the FIP that the search chose, and
-# joint training.
+# First the authors' settings, for as many steps as three epochs of 60,000 images; then FIP as our search chose it, and joint training.
 
 # %%
 tuned = best["mean"][[m for m in METHODS if m in DISTANCES]].idxmax()
@@ -694,71 +769,58 @@ long = {**common, "steps": scale.long}
 grid = [{**long, "arm": a, "method": m, "setting": s} for a, (m, s) in ARMS.items()]
 published = wm.sweep("continual_published", evaluate, grid, scale)
 
-# %% tags=["hide-input"]
-COLOURS = {m: figures.PATH_COLOURS[m] for m in ("fine-tuning", "joint", "replay", "L2", "FIP, squared", "FIP, exact")}
-COLOURS["FIP, Bhattacharyya"] = figures.PATH_COLOURS["FIP"]
-OF_ARMS = dict(
-    zip(ARMS, [COLOURS["fine-tuning"], COLOURS["FIP, Bhattacharyya"], "#009E73", COLOURS["joint"]], strict=False)
-)
-NAMES = ["digits", "clothes"]
-
-
-def along(frame, what):
-    """A recorded curve of every seed, stacked."""
-    return np.stack([np.array(values, float) for values in frame[what]])
-
-
-def points(values):
-    """Mean and 95 % bootstrap interval over seeds, in percentage points."""
-    values = 100 * np.asarray(values, float)
-    return values.mean(), *map(float, figures.bootstrap_interval(values))
-
-
-def in_points(values):
-    """The same in words."""
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*points(values))
-
-
-# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path, from the base network on: the authors' settings, a tuned FIP, fine-tuning and joint training. All twenty outputs compete. The axis begins at one half. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-published"}, "image": {"alt": "Two panels against the number of steps: accuracy on digits falls steeply for fine-tuning and stays high for the others, accuracy on clothes rises for all."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 13 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "With the authors' settings FIP keeps the digits where fine-tuning loses a fifth of them; tuned, it learns the clothes as well as joint training does. Test accuracy along the walk, from the base network on; all twenty outputs compete, and the axis begins at one half. Means over five seeds, bands are 95 % t-intervals.", "name": "fig-continual-published"}, "image": {"alt": "Two panels against the number of steps, to 1,800. On the digits fine-tuning falls to 77 %, FIP as published and tuned stay at 97 % and joint training at 98 %. On the clothes fine-tuning and FIP as published rise to 85 %, the tuned FIP and joint training to 89 %."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
-for arm, colour in OF_ARMS.items():
+for arm, (method, _) in ARMS.items():
     part = published[published.arm == arm]
     for ax, what in zip(axes, ("first", "second"), strict=True):
-        at = np.array(part.step.iloc[0])
-        figures.accuracy_curve(ax, at, along(part, what), colour=colour, label=arm, marker="")
-for ax, name in zip(axes, NAMES, strict=True):
+        figures.accuracy_curve(
+            ax, np.array(part.step.iloc[0]), along(part, what),
+            colour=COLOURS[method], label=arm, marker="",
+        )  # fmt: skip
+for ax, name in zip(axes, NAMES.values(), strict=False):
     ax.set(title=name, xlabel="step")
 axes[0].set(ylabel="test accuracy", ylim=(0.5, 1) if scale.name == "cpu" else None)
-axes[1].legend(fontsize=9)
+axes[1].legend(fontsize=9, loc="lower right")
 plt.show()
 
-# %% tags=["hide-input"]
-PUBLISHED = {"fine-tuning, as published": (39.5, 87.8), "FIP, as published": (93.7, 87.6)}
-table = pd.DataFrame(
-    [
-        {
-            "arm": arm,
-            "setting": in_words(setting),
-            **{f"{n}, %": in_points(part[m]) for n, m in zip(NAMES, ("on_first", "on_second"), strict=True)},
-            "sum": f"{200 * part['mean'].mean():.1f}",
-            "authors' code": "{} + {}".format(*PUBLISHED[arm]) if arm in PUBLISHED else "",
-        }
-        for arm, (_, setting) in ARMS.items()
-        for part in [published[published.arm == arm]]
-    ]
+# %% tags=["remove-input"]
+REFERENCE = {
+    "fine-tuning, as published": "39.5 and 87.8",
+    "FIP, as published": "93.7 and 87.6",
+}
+enough = scale.seeds > 1  # for an interval
+table = [
+    {
+        "walk": arm,
+        **{f"{NAMES[m]}, %": in_points(part[m]) for m in NAMES if enough},
+        "reference run, %": REFERENCE.get(arm, "–"),
+    }
+    for arm in ARMS
+    for part in [published[published.arm == arm]]
+]
+pages.table(
+    pd.DataFrame(table),
+    "FIP as published keeps more of the digits than in the reference run of the authors' network, and learns less of the"
+    " clothes. Test accuracy with 95 % t-intervals over the seeds; the reference run's on digits and clothes.",
+    name="tab-continual-published",
+    disable_numparse=True,
 )
-display(Markdown(table.to_markdown(index=False, disable_numparse=True)))
 
 # %% [markdown]
-# {numref}`fig-continual-published` shows the walk. With the authors' settings our network keeps more of the digits than theirs and
-# learns the clothes more slowly, as does fine-tuning; the sum of both is a little above theirs. So the algorithm does what the
-# paper says it does. But the published learning rate is a careful one. The tuned FIP, on the same network, memories
-# and number of steps, takes ten times larger steps, reaches on the clothes what joint training reaches, and gives up little
-# of the digits for it. The distance that the search chose among the four is the squared one: the best FIP here
-# is Dark Experience Replay.
+# {numref}`fig-continual-published` and {numref}`tab-continual-published` show the walks. The algorithm does what the paper says: at its end
+# FIP is right on twenty points more of the digits than fine-tuning, and on as many of the clothes.
+#
+# The two numbers of the *reference run* are from one run with the network and the settings of the authors' public code. They are
+# typed here, for orientation; no rows of it are recorded in this book. Our network keeps more of the digits than that one and learns the
+# clothes more slowly, as does fine-tuning.
+#
+# The published learning rate is a careful one. The tuned FIP takes ten times larger steps. It reaches on the clothes what joint
+# training reaches, and gives up less than two points of the digits for it. The distance that the search chose among the four is the squared one:
+# this FIP is Dark Experience Replay.
 
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
 def mean_of(frame, **where):
     """Mean metrics over the seeds of some runs."""
     for name, value in where.items():
@@ -768,13 +830,13 @@ def mean_of(frame, **where):
 
 if scale.name == "cpu":
     slow, ours, better, ceiling = (mean_of(published, arm=arm) for arm in ARMS)
+    assert 0.19 < ours.on_first - slow.on_first < 0.205
+    assert abs(ours.on_second - slow.on_second) < 0.005
     assert ours.on_first > 0.937 > 0.395
     assert ours.on_second < 0.876
     assert slow.on_second < 0.878
-    assert 1.813 < 2 * ours["mean"] < 1.83
-    assert 2 * better["mean"] > 1.813 + 0.03
-    assert better.on_second > ceiling.on_second - 0.01
-    assert 0 < ceiling["mean"] - better["mean"] < 0.015
+    assert abs(better.on_second - ceiling.on_second) < 0.005
+    assert 0 < ceiling.on_first - better.on_first < 0.02
     assert tuned == "FIP, squared"
     assert chosen[tuned][0] == 0.01
 
@@ -784,195 +846,170 @@ if scale.name == "cpu":
 # %%
 grid = [{**common, "method": m, "setting": chosen[m]} for m in METHODS]
 rows = wm.sweep("continual", evaluate, grid, scale)
+
+# %% tags=["remove-input"]
 Markdown(
-    f"{len(rows)} runs, {rows.seed.nunique()} seeds for each method, preset `{scale.name}`: {common['steps']} steps of "
-    f"{common['batch']} images, {common['memories']} memories, on {rows.device.iloc[0]}; "
-    f"{rows.seconds.sum() / 60:.0f} minutes of one core in all. Rows from code that has changed since: "
-    f"{int(rows.stale.sum())}. The base networks are right on {100 * rows.base.mean():.1f} % of the test digits."
+    f"{len(rows)} runs, {rows.seed.nunique()} seeds for each method, preset `{scale.name}`: {common['steps']} steps of"
+    f" {common['batch']} images, {common['memories']} memories. {rows.seconds.sum() / 60:.0f} minutes of one core in all."
+    f" Rows from code that has changed since: {int(rows.stale.sum())}. The base networks are right on"
+    f" {100 * rows.base.mean():.1f} % of the test digits."
 )
 
-
-# %% mystnb={"figure": {"caption": "All methods with the same 50 memories and the same number of steps, each tuned alike, from the worst to the best mean. Exact directions see as many images in fewer steps; joint training keeps the whole first task, LwF and L2 keep no image of it. Dots are means over seeds, bars 95 % bootstrap intervals.", "name": "fig-continual-rivals"}, "image": {"alt": "Three panels with one row for each method: accuracy on digits, accuracy on clothes, and their mean, with dots and bars."}}
-def family(method):
-    """A colour for each kind of method."""
-    kinds = {"FIP, exact": 3, **dict.fromkeys(DISTANCES, 0), "replay": 1, "DER++": 1, "LwF": 2, "EWC": 2, "L2": 2}
-    return COLOURS.get(method) if method in ("fine-tuning", "joint") else figures.PALETTE[kinds.get(method, 4)]
-
-
-order = rows.groupby("method")["mean"].mean().sort_values().index
-fig, axes = plt.subplots(1, 3, figsize=(7.6, 4.4), sharey=True)
-for ax, what, name in zip(axes, ("on_first", "on_second", "mean"), (*NAMES, "mean of both"), strict=True):
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "With the same 50 memories only joint training, DER++ and FIP with the squared or the KL distance end above FIP with the authors' distance. Difference of each method's test accuracy to that of FIP by Bhattacharyya's distance, the line at 0. Dots are means over five seeds, bars are 95 % t-intervals of the paired differences; the grey band is a point either way.", "name": "fig-continual-rivals"}, "image": {"alt": "Three panels with one row for each of 14 methods: difference to FIP in accuracy on digits, on clothes, and in their mean. In the mean: joint +1.9, DER++ +1.7, FIP squared +1.6, FIP KL +0.5, FIP Hellinger and exact 0, EWC -0.3, GEM -0.9, replay -1.1, L2 -1.4, LwF -4.5, OGD -5.0, A-GEM -7.1 and fine-tuning -8.7 points."}}
+by = {what: rows.pivot(index="seed", columns="method", values=what) for what in NAMES}
+fip = "FIP, Bhattacharyya"
+lead = {what: 100 * frame.sub(frame[fip], axis=0) for what, frame in by.items()}
+order = lead["mean"].mean().drop(fip).sort_values().index
+fig, axes = plt.subplots(1, 3, figsize=(7.2, 4.6), sharey=True)
+for ax, (what, name) in zip(axes, NAMES.items(), strict=True):
+    ax.axvspan(-1, 1, color=figures.PALETTE[6], alpha=0.15, lw=0)
+    ax.axvline(0, color=figures.PATH_COLOURS["FIP"], lw=1.2)
+    low, high = figures.t_interval(lead[what][order])
     for i, method in enumerate(order):
-        middle, low, high = points(rows[rows.method == method][what])
-        ax.plot([low, high], [i, i], color=family(method), lw=2.5, alpha=0.5)
-        ax.plot(middle, i, "o", color=family(method))
-    ax.set(title=name, xlabel="test accuracy (%)")
+        ax.plot([low[i], high[i]], [i, i], color=COLOURS[method], lw=2.5, alpha=0.6)
+        ax.plot(lead[what][method].mean(), i, "o", color=COLOURS[method])
+    ax.set(title=name, xlabel="points beyond FIP")
 axes[0].set_yticks(range(len(order)), order)
 plt.show()
 
-# %% tags=["hide-input"]
-table = pd.DataFrame(
-    [
-        {
-            "method": m,
-            "setting": in_words(chosen[m]),
-            "digits, %": in_points(part.on_first),
-            "clothes, %": in_points(part.on_second),
-            "mean, %": in_points(part["mean"]),
-            "drift": f"{along(part, 'drift')[:, -1].mean():.2f}",
-            "length": f"{along(part, 'length')[:, -1].mean():.1f}",
-            "distance": f"{part.displacement.mean():.1f}",
-            "seconds": f"{part.seconds.median():.0f}",
-        }
-        for m in order[::-1]
-        for part in [rows[rows.method == m]]
-    ]
+# %% tags=["remove-input"]
+table = [
+    {
+        "method": m,
+        **{f"{NAMES[w]}, %": in_points(part[w]) for w in NAMES if enough},
+        "distance": f"{part.displacement.mean():.1f}",
+        "seconds": f"{part.seconds.median():.0f}",
+    }
+    for m in rows.groupby("method")["mean"].mean().sort_values(ascending=False).index
+    for part in [rows[rows.method == m]]
+]
+pages.table(
+    pd.DataFrame(table),
+    "From the best mean of both tasks to the worst. Test accuracy with 95 % t-intervals over the seeds; the distance from start"
+    " to end in weight space, which is L2's, not the output's; seconds of a run on two cores, the median.",
+    name="tab-continual-accuracy",
+    disable_numparse=True,
 )
-display(Markdown(table.to_markdown(index=False)))
 
 # %% [markdown]
-# {numref}`fig-continual-rivals` is the comparison that the paper lacks, and {numref}`fig-continual-along` shows the walks. From
-# below there are the methods that hold little: fine-tuning, A-GEM, OGD, and LwF, which has no image of a digit. Then come L2, replay, GEM and
-# EWC, within about a point of each other. EWC, which a table of the paper has at 45 % where FIP has 82.5 % (on twenty tasks of split CIFAR, its
-# number from the literature), is here the best of them: tuned, and with the Fisher diagonal of the same fifty images. (At three times its strength it was better still on one seed, and diverged on another.)
+# {numref}`fig-continual-rivals` is the comparison that the paper lacks; {numref}`tab-continual-accuracy` has the accuracies themselves.
 #
-# All FIP is above all of these, as the paper has it; with its own distance the lead over EWC is three tenths of a point. And the distances are not alike.
-# The *squared* one, on logits, is a point or more above the three that compare probabilities, and within half a point of
-# joint training, which keeps 55,000 digits where it keeps fifty. (Perhaps because a probability hardly tells how sure a sure network was, and a
-# logit does; that is not tested here.) So
-# the best of FIP is the one member of its family that the paper does not name, Dark Experience Replay. DER++, which looks at the labels
-# as well, adds nothing to it that five seeds can show. Bhattacharyya's distance and Hellinger's cannot be told apart, having one Hessian and small
-# distances.
+# **From below.** Fine-tuning, A-GEM, OGD and LwF hold little. A-GEM pays for its ten images a step: on the one seed of the
+# search GEM with margin 0 and all fifty was four points above it, each at its best rate. L2, replay, GEM and EWC follow, within about a point of each other. EWC is the
+# best of them here. Its grid goes in steps of three, and three times its strength was better on one seed and diverged on another; what lies
+# between was not tried. How much of LwF's loss is a mere preference for the other ten outputs, the recorded rows cannot tell
+# (Exercise 3 can).
 #
-# Exact directions do not pay here. They cost several times the seconds and end half a point below penalised descent by the same divergence: they learn
-# the clothes a little better and let more of the digits go. A quadratic model, however exact, knows of the function only what the
-# weights before a step tell; the penalty looks at the distance itself.
+# **The distances are not alike.** The squared one compares logits; its mean is a point or more above the three that compare
+# probabilities, and within half a point of joint training, which keeps 55,000 digits where it keeps fifty. A probability hardly tells how sure a sure
+# network was, and a logit does. That may be the reason; it is not tested here. Bhattacharyya's and Hellinger's distances have one Hessian, and
+# end together.
+#
+# **DER++** looks at labels too and ends where Dark Experience Replay does: +0.1 points, with an interval inside the margin.
+#
+# **Exact directions** cost several times the seconds and end half a point below penalised descent by the same divergence. They learn the clothes a
+# little better and lose more of the digits. Only the metric of KL was tried: the page says nothing of exact directions with the squared
+# distance.
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
 if scale.name == "cpu":
-    of = rows.groupby("method")["mean"].mean()
+    of, first, second = (by[what].mean() for what in ("mean", "on_first", "on_second"))
     held = ["L2", "replay", "GEM", "EWC"]
+    probabilities = ["FIP, KL", "FIP, Hellinger", "FIP, Bhattacharyya"]
     assert max(of[["fine-tuning", "A-GEM", "OGD", "LwF"]]) < min(of[held])
     assert max(of[held]) - min(of[held]) < 0.012
     assert of[held].idxmax() == "EWC"
-    stronger = finals[(finals.method == "EWC") & (finals.setting.map(str) == "[0.003, 3000.0]")].set_index("seed")[
-        "mean"
-    ]
-    assert stronger[0] > best["mean"]["EWC"] > stronger[1] == 0
-    assert min(of[["FIP, exact", *DISTANCES]]) > of["EWC"]
-    assert 0.002 < of["FIP, Bhattacharyya"] - of["EWC"] < 0.004
-    assert of["FIP, squared"] - max(of[["FIP, KL", "FIP, Hellinger", "FIP, Bhattacharyya"]]) > 0.01
+    assert max(of[["EWC", "GEM", "A-GEM", "OGD", "LwF", "L2"]]) == of["EWC"]
+    most = search.groupby(["method", search.setting.map(str)])["mean"].mean()
+    assert most["GEM", "[0.003, 0.0]"] - most["A-GEM"].max() > 0.04
+    three_times = finals[finals.setting.map(str) == "[0.003, 3000.0]"]
+    three_times = three_times.set_index("seed")["mean"]
+    assert three_times[0] > best["mean"]["EWC"] > three_times[1] == 0
+    assert of["FIP, squared"] - max(of[probabilities]) > 0.01
     assert 0 < of["joint"] - of["FIP, squared"] < 0.005
     assert abs(of["FIP, Hellinger"] - of["FIP, Bhattacharyya"]) < 0.001
-
-# %%
-if scale.name == "cpu":
-    by_seed = rows.pivot(index="seed", columns="method", values="mean")
-    low, high = figures.bootstrap_interval((by_seed["DER++"] - by_seed["FIP, squared"]).to_numpy())
-    assert low < 0 < high
-    first, second = (rows.groupby("method")[m].mean() for m in ("on_first", "on_second"))
     assert 0.004 < of["FIP, KL"] - of["FIP, exact"] < 0.007
     assert first["FIP, exact"] < first["FIP, KL"]
     assert second["FIP, exact"] > second["FIP, KL"]
 
-# %% mystnb={"figure": {"caption": "Accuracy on both tasks along the path for seven of the methods. Means over seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-along"}, "image": {"alt": "Two panels against the share of the steps taken: accuracy on digits and on clothes for seven methods."}}
-fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
-shown = [m for m in COLOURS if m in METHODS]
-for method in shown:
-    part = rows[rows.method == method]
-    share = np.array(part.step.iloc[0]) / part.step.iloc[0][-1]
-    for ax, what in zip(axes, ("first", "second"), strict=True):
-        figures.accuracy_curve(ax, share, along(part, what), colour=COLOURS[method], label=method, marker="")
-for ax, name in zip(axes, NAMES, strict=True):
-    ax.set(title=name, xlabel="share of the steps")
-axes[0].set_ylabel("test accuracy")
-axes[1].legend(fontsize=8, loc="lower right")
-plt.show()
-
 # %% [markdown]
 # ## How much memory, and how strong
 #
-# Beyond fifty memories a step looks at fifty of them, drawn anew each time, so that the penalty is noisier than before and wants other
-# settings. The three best of the search are tried once more with 500, on validation images, and the best of them serves 500 and 1,000.
+# Beyond fifty memories a step looks at fifty of them, drawn anew each time. That penalty is noisier and wants other settings: the three best of
+# the search are tried once more with 500, and the best of them serves 500 and 1,000.
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "More memories and other strengths, 18 lines", "code_prompt_hide": "Hide the sweeps"}
 KEPT = [m for m in METHODS if m in ("FIP, Bhattacharyya", "FIP, squared", "replay")]
-left_out = ("fine-tuning", "joint", "FIP, exact", "L2", "FIP, KL", "FIP, Hellinger")
-sized = [(n, m) for n in scale.sizes for m in METHODS if m in KEPT or (n == 500 and m not in left_out)]
+LEFT_OUT = ("fine-tuning", "joint", "FIP, exact", "L2", "FIP, KL", "FIP, Hellinger")
 many = dict(chosen)
 if 500 in scale.sizes:
-    again = finals[(finals.seed == 0) & ~finals.method.isin(left_out)]
-    grid = [
-        {**common, "memories": 500, "method": m, "setting": s} for m, s in zip(again.method, again.setting, strict=True)
-    ]
+    again = finals[(finals.seed == 0) & ~finals.method.isin(LEFT_OUT)]
+    pairs = zip(again.method, again.setting, strict=True)
+    grid = [{**common, "memories": 500, "method": m, "setting": s} for m, s in pairs]
     again = wm.sweep("continual_tuning", tune, grid, one_seed)
     many |= {m: list(s) for m, s in best_of(again).setting.items()}
-grid = [{**common, "memories": n, "method": m, "setting": (many if n >= 500 else chosen)[m]} for n, m in sized]
+sized = [(n, m) for n in scale.sizes for m in METHODS]
+sized = [(n, m) for n, m in sized if m in KEPT or (n == 500 and m not in LEFT_OUT)]
+of_size = [(n, m, (many if n >= 500 else chosen)[m]) for n, m in sized]
+grid = [{**common, "memories": n, "method": m, "setting": s} for n, m, s in of_size]
 memory = wm.sweep("continual_memory", evaluate, grid, three_seeds)
-
-# %%
-grid = [
-    {**common, "method": m, "setting": [chosen[m][0], s * chosen[m][1]]}
-    for m in KEPT for s in scale.strengths if m != "replay"
-]  # fmt: skip
+pairs = [(m, s) for m in KEPT for s in scale.strengths if m != "replay"]
+other = {(m, s): [chosen[m][0], s * chosen[m][1]] for m, s in pairs}
+grid = [{**common, "method": m, "setting": s} for (m, _), s in other.items()]
 strength = wm.sweep("continual_strength", evaluate, grid, three_seeds)
 
-# %% mystnb={"figure": {"caption": "What memory and λ are worth: mean accuracy on both tasks against the number of memories, left, and against λ at the tuned learning rate, right. Means over three seeds, bands are 95 % bootstrap intervals.", "name": "fig-continual-memory"}, "image": {"alt": "Two panels on logarithmic axes: mean accuracy against the number of memories for three methods, and against the strength of the penalty for two."}}
+# %% [markdown]
+# From each method's choice λ is also multiplied by 0.01 to 10.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 14 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "Ten memories are too few and fifty nearly enough; λ hardly matters until the walk diverges. Mean test accuracy on both tasks against the number of memories, left, and against λ at the tuned learning rate, right. Dots are the three seeds, lines their means.", "name": "fig-continual-memory"}, "image": {"alt": "Two panels on logarithmic axes. Left, from 10 to 1,000 memories: FIP by Bhattacharyya's distance rises from 86 to 91 %, FIP by the squared distance from 82 to 92 %, replay from 81 to 91 %. Right, against λ: the first is at 89 to 90 % for λ from 1 to 100, the second at 90 to 91 % for λ from 0.001 to 0.1; at ten times as much the means fall to 61 and 29 %."}}
 both = pd.concat([memory, rows[rows.seed < three_seeds.seeds]])
-fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
-for method in KEPT:
-    part = both[both.method == method].pivot(index="seed", columns="memories", values="mean")
-    figures.accuracy_curve(axes[0], part.columns, part, colour=COLOURS[method], label=method)
-    part = strength[strength.method == method]
-    if len(part):
-        part = part.assign(strength=[s[1] for s in part.setting])
-        part = part.pivot(index="seed", columns="strength", values="mean")
-        figures.accuracy_curve(axes[1], part.columns, part, colour=COLOURS[method], label=method)
+strength["strength"] = [setting[1] for setting in strength.setting]
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.6))
+fig.get_layout_engine().set(w_pad=0.14)
+PANELS = zip(axes, (both, strength), ("memories", "strength"), strict=True)
+for ax, frame, x in PANELS:
+    for method in [m for m in KEPT if m in set(frame.method)]:
+        part, colour = frame[frame.method == method], COLOURS[method]
+        ax.plot(part[x], part["mean"], "o", ms=3.5, color=colour, alpha=0.6)
+        ax.plot(part.groupby(x)["mean"].mean(), color=colour, label=method)
 axes[0].set(xscale="log", xlabel="memories", ylabel="mean accuracy on both tasks")
+axes[0].legend(fontsize=9, loc="lower right")
 axes[1].set(xscale="log", xlabel="λ")
-axes[0].legend(fontsize=9)
 plt.show()
 
-# %% tags=["hide-input"]
-if 500 in scale.sizes:
-    part = memory[memory.memories == 500]
-    table = part.groupby("method")[["on_first", "on_second", "mean"]].agg(in_points).sort_values("mean")[::-1]
-    table.columns = ["digits, %", "clothes, %", "mean, %"]
-    display(Markdown(table.to_markdown()))
-
 # %% [markdown]
-# {numref}`fig-continual-memory`, left: from ten memories to fifty the gain is four to nine points, one for each class being little; from fifty
-# to 500, the paper's number, another point for FIP with the authors' distance and half as much for the squared one; beyond that nothing. Replay
-# gains most, so that with 500 memories it is hardly behind, and so are GEM and EWC (the table is for 500): where there are
-# images enough, labels serve as well as outputs. The settings matter more than the method: with the λ of fifty memories FIP by
-# Bhattacharyya's distance is three points lower on validation images than with another one of its search.
+# {numref}`fig-continual-memory`, left: from ten memories to fifty the mean rises by four to nine points, and to 500, the paper's number, by
+# another point or less for FIP. Replay gains most. With 500 memories replay, GEM and EWC are hardly behind: where there are images enough, labels
+# serve as well as outputs ({numref}`tab-continual-many`, in the appendix).
 #
-# Right: over two decades λ hardly matters, and one step further the walk diverges. The paper's λ = 1, a sum over fifty memories and so 50 on this
-# axis, is on the plateau, close to its end.
+# Right: over two decades λ hardly matters. One step further the walk diverges. The paper's λ = 1, a sum over fifty memories and so 50 on
+# this axis, is on the plateau, close to its end.
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
 if scale.name == "cpu":
     of_size = both.groupby(["memories", "method"])["mean"].mean().unstack()
     gain = of_size.diff()[KEPT]
     assert gain.loc[50].between(0.04, 0.095).all()
-    assert 0.007 < gain.loc[500, "FIP, Bhattacharyya"] < 0.012
+    assert gain.loc[500].drop("replay").between(0.002, 0.012).all()
     assert gain.loc[1_000].abs().max() < 0.002
     assert gain.loc[500].idxmax() == "replay"
     at_500 = of_size.loc[500].dropna()
     assert at_500["FIP, Bhattacharyya"] - at_500[["EWC", "replay", "GEM"]].min() < 0.005
     validated = again[again.method == "FIP, Bhattacharyya"]["mean"]
     assert validated.max() - validated.min() > 0.025
-    of_strength = strength.assign(strength=[s[1] for s in strength.setting]).groupby(["method", "strength"])["mean"]
-    assert (of_strength.mean().groupby("method").nlargest(3).groupby(level=0).agg(np.ptp) < 0.015).all()
+    of_strength = strength.groupby(["method", "strength"])["mean"]
+    level = of_strength.mean().groupby("method").nlargest(3).groupby(level=0)
+    assert (level.agg(np.ptp) < 0.015).all()
     assert (of_strength.min().groupby("method").min() < 0.1).all()
 
 # %% [markdown]
 # ## In weight space
+#
+# Six walks of one seed are projected on the plane that holds most of their variance.
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Paths in one plane, 19 lines", "code_prompt_hide": "Hide the paths"}
 def plane(config, key):
-    """Paths of one seed by several methods, in the plane of most variance of them all."""
     found = {}
     for method, setting in config["methods"]:
         path = follow({**config, "method": method, "setting": setting}, seed_of(key))
@@ -981,174 +1018,143 @@ def plane(config, key):
     curves = {m: ((moves - centre) @ axes.T).round(4) for m, moves in found.items()}
     ends = np.stack([moves[-1] for moves in found.values()])
     apart = np.linalg.norm(ends[:, None] - ends[None], axis=2)
-    return {"metrics": {"share": share}, "curves": curves | {"apart": apart.round(4)}, "data": tasks(config)[2]}
+    return {
+        "metrics": {"share": share}, "curves": curves | {"apart": apart.round(4)},
+        "data": tasks(config)[2],
+    }  # fmt: skip
 
 
-# %% mystnb={"figure": {"caption": "Paths of one seed in the plane of most variance of them all; the star is the network that knows the digits. Coordinates are Euclidean distances between weights.", "name": "fig-continual-plane"}, "image": {"alt": "Six curves that leave one point of a plane in weight space in different directions, one for each method."}}
-DRAWN = [m for m in METHODS if m in ("fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay", "L2", "joint")]
+DRAWN = ("fine-tuning", "FIP, Bhattacharyya", "FIP, exact", "replay", "L2", "joint")
+DRAWN = [m for m in METHODS if m in DRAWN]
 grid = [{**common, "methods": [[m, chosen[m]] for m in DRAWN]}]
 planes = wm.sweep("continual_plane", plane, grid, three_seeds)
-fig, ax = plt.subplots(figsize=(6.6, 3.2))
+
+# %% [markdown]
+# In {numref}`fig-continual-plane` the ends of FIP and replay are about a third as far from each other as from the start. The exact walk
+# takes another way. Joint training goes nearly three times as far, with its high rate and all the digits. The anchored walk of L2 goes out
+# and is pulled back.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 12 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "FIP and replay walk side by side, though one remembers outputs and the other labels. Paths of one seed in the plane of most variance of them all; the star is the network that knows the digits. Coordinates are Euclidean distances between weights.", "name": "fig-continual-plane"}, "image": {"alt": "Six curves from one point of a plane in weight space. FIP and replay lie almost on each other; exact directions turn off; joint training goes about three times as far as FIP; fine-tuning stays near the start, and L2 goes out and comes half way back."}}
+fig, ax = plt.subplots(figsize=(7.0, 2.9))
 run = planes.iloc[0]
 figures.paths_in_plane(ax, {m: run[m] for m in DRAWN}, COLOURS)
+left = {"FIP, Bhattacharyya": 0, "fine-tuning": -7, "L2": 8}
+for method in DRAWN:
+    beside = dict(xytext=(-12, left.get(method, 0)), ha="right")
+    aside = beside if method in left else {}
+    aside = dict(xytext=(0, -11), ha="right") if method == "joint" else aside
+    named(ax, method, run[method][-1], COLOURS[method], **aside)
 ax.lines[2 * DRAWN.index("replay")].set(lw=4, zorder=1)
-ax.legend(fontsize=8, loc="upper right")
+ax.margins(0.08)
 plt.show()
 
-# %% tags=["hide-input"]
-apart = pd.DataFrame(np.mean([np.array(a) for a in planes.apart], axis=0), DRAWN, DRAWN)
-display(Markdown(apart.to_markdown(floatfmt=".2f")))
-Markdown(
-    f"Mean distances between the ends of the paths, over {len(planes)} seeds. The plane of the figure holds "
-    f"{100 * run.share:.0f} % of the variance of its paths."
-)
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "Of a path, invariance says more than the end does: L2 loses every digit on the way and has them back at its end, and FIP never loses them. Test accuracy against the share of the steps taken, with the tuned settings. Means over five seeds, bands are 95 % t-intervals.", "name": "fig-continual-along"}, "image": {"alt": "Two panels against the share of steps. On the digits L2 falls to 0 % within the first tenth of the walk and climbs back to 94 %, FIP stays at 95 % or more, fine-tuning declines to 88 %. On the clothes L2 rises fastest and ends at 82 %, FIP at 84 %, fine-tuning at 73 %."}}
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5), sharey=True)
+for method in [m for m in ("fine-tuning", "L2", "FIP, Bhattacharyya") if m in METHODS]:
+    part = rows[rows.method == method]
+    share = np.array(part.step.iloc[0]) / part.step.iloc[0][-1]
+    for ax, what in zip(axes, ("first", "second"), strict=True):
+        colour, curve = COLOURS[method], along(part, what)
+        figures.accuracy_curve(ax, share, curve, colour=colour, marker="")
+PLACES = {"fine-tuning": (0.5, 0.77), "L2": (0.23, 0.5)}
+PLACES |= {"FIP, Bhattacharyya": (0.45, 1)}
+for method in [m for m in PLACES if m in METHODS]:
+    named(axes[0], method, PLACES[method], COLOURS[method])
+for ax, name in zip(axes, NAMES.values(), strict=False):
+    ax.set(title=name, xlabel="share of the steps")
+axes[0].set(ylabel="test accuracy", ylim=(-0.03, 1.06))
+plt.show()
 
 # %% [markdown]
-# In {numref}`fig-continual-plane` FIP and replay walk side by side, though one remembers outputs and the other labels: their ends are a
-# third as far from each other as from the start. The exact walk takes another way. Joint training goes three times as far as any of them, with
-# its high rate and all the digits. The anchored walk of L2 goes out and is pulled back; what it loses of the digits on the way out,
-# all of them ({numref}`fig-continual-along`), returns with it. So much for *invariant*: of a path it says more than its end does.
+# In {numref}`fig-continual-along` L2 loses all digits on the way out, and they return with it. Who uses every network of a path, and not its last alone, needs more than an anchor.
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
+apart = np.mean([np.array(a) for a in planes.apart], axis=0)
+apart = pd.DataFrame(apart, DRAWN, DRAWN).rename_axis("mean distance")
 if scale.name == "cpu":
-    assert apart.loc["FIP, Bhattacharyya", "replay"] < 0.35 * rows[rows.method == "replay"].displacement.mean()
     reached = rows.groupby("method").displacement.mean()
-    assert reached["joint"] > 2.5 * reached["FIP, Bhattacharyya"]
+    assert 0.25 < apart.loc["FIP, Bhattacharyya", "replay"] / reached["replay"] < 0.4
+    assert 2.6 < reached["joint"] / reached["FIP, Bhattacharyya"] < 3
     assert along(rows[rows.method == "L2"], "first").min() < 0.05
-
-# %% [markdown]
-# ## What a step costs
-#
-# A step of fine-tuning passes 100 images through the network and back. One of FIP passes 50 memories with them, whose old outputs are known,
-# and so should cost half as much again. It is measured between walks that alternate and differ by their number of steps alone.
-
-
-# %%
-def seconds_a_step(config, method, seed):
-    """The time of a step: of the longer of two walks beyond the shorter."""
-    taken = []
-    for steps in config["lengths"]:
-        begun = time.perf_counter()
-        follow({**config, "method": method, "setting": config["settings"][method], "steps": steps}, seed)
-        taken.append(time.perf_counter() - begun)
-    return (taken[1] - taken[0]) / (config["lengths"][1] - config["lengths"][0])
-
-
-def cost(config, key):
-    """What a step of penalised FIP costs, in steps of fine-tuning: the median of pairs, taken in turn."""
-    pairs = [
-        [seconds_a_step(config, m, seed_of(key)) for m in config["settings"]] for _ in range(1 + config["repeats"])
-    ]
-    fine, fip = np.array(pairs[1:]).T  # the first compiles
-    ratios = {"ratio_wall": np.median(fip) / np.median(fine), "fine_wall_s": np.median(fine)}
-    return {"metrics": ratios, "data": tasks(config)[2]}
-
-
-# %%
-timed = {m: chosen[m] for m in ("fine-tuning", "FIP, Bhattacharyya")}
-grid = [{**common, "settings": timed, "lengths": scale.lengths, "repeats": scale.repeats}]
-costs = wm.sweep("continual_cost", cost, grid, three_seeds)
-Markdown(
-    f"A step of FIP with {common['memories']} memories takes {costs.ratio_wall.mean():.2f} ({costs.ratio_wall.min():.2f} to "
-    f"{costs.ratio_wall.max():.2f}) steps of fine-tuning with {common['batch']} images, of {1000 * costs.fine_wall_s.mean():.0f} ms on "
-    f"{costs.device.iloc[0]}."
-)
+    assert along(rows[rows.method == "FIP, Bhattacharyya"], "first").min() > 0.8
 
 # %% [markdown]
 # ## Verdict
 #
-# The claims below were written down before the runs.
+# {numref}`fig-continual-verdicts` draws the claims and {numref}`tab-continual-verdicts` lists them. All but the third were written before
+# their rows. Only the eighth had its margin then too, and it alone is a test. What the words mean is said in {doc}`/book/verdicts`.
+#
+# **What the paper says.**
+#
+# - FIP as published reaches what the reference run reached: {claim}`1 mixed`. The digits are above it, the clothes below, both by
+#   more than a point.
+# - Fine-tuning forgets and FIP does not: {claim}`2 reproduced`.
+# - FIP explores, that is, it ends farther from its start than fine-tuning: {claim}`3 undecided`. Both end equally far, to within 2 %: there is no
+#   difference that would matter. This claim was sharpened after its rows.
+# - FIP meets or exceeds the older methods: {claim}`5 reproduced`, in all 24 comparisons. *Meets* is what the margin decides: each interval lies
+#   above −1 point. By how much FIP exceeds is another matter; over EWC it is 0.3 points with the authors' distance, and the interval holds 0.
+# - The same with 500 memories: {claim}`11 partly`. Five of six are shown. Against EWC three seeds are too few.
+#
+# **What we expected beyond it.**
+#
+# - Tuning lifts FIP above its published settings: {claim}`4 holds`.
+# - The distance hardly matters: {claim}`8 partly`. KL and Hellinger's are within a point of Bhattacharyya's. The squared distance's
+#   interval reaches from half a point to nearly three.
+# - Stored outputs are worth more than labels, by a point: {claim}`6 undecided`. All four means are above one point, no interval is.
+# - Labels beside the outputs still help: {claim}`7 undecided`. The interval lies within the margin.
+# - Exact directions are above penalised descent: {claim}`9 undecided`. The mean is below.
+# - Memory pays, a point at each step: {claim}`10 undecided`. The means rise; three seeds leave wide intervals.
 
-# %%
-every = {"continual_published": published, "continual": rows, "continual_memory": memory}
+# %% tags=["remove-input"]
+every = {
+    "continual_published": published,
+    "continual": rows,
+    "continual_memory": memory,
+}
 judged = verdicts.verdict_table("paths/continual", scale.name, rows=every)
-display(Markdown(judged.to_markdown(index=False)))
-if scale.name == "cpu":
-    said = [
-        "partly",
-        "reproduced",
-        "reproduced",
-        "holds",
-        "reproduced",
-        "holds",
-        "does not hold",
-        "partly",
-        "does not hold",
-    ]
-    assert judged.verdict.tolist() == [*said, "holds", "reproduced"]
-    assert abs(slow.displacement - ours.displacement) < 0.05
-
-# %% [markdown]
-# Ours keeps more of the digits and learns less of the clothes than the authors' network did, so that the first claim is met in
-# one half. A walk that keeps the function does not go farther than one that does not: the two end equally far from
-# their start. The paper's main claim for convolutional networks, that FIP meets or exceeds the older methods, stands in every one of 24
-# comparisons, against rivals that were given the same memory and the same search. What we had expected beyond the paper failed three
-# times: labels add nothing to stored logits that we can show, the distance does matter, and exact directions do not pay.
-#
-# ## The paper's own scale, traced
-#
-# The `paper` preset has a wider network, the paper's 500 memories, all of them looked at in every step, and three epochs of
-# 60,000 images for each method. It has been traced, and not run. Tracing needs shapes alone.
-
-
-# %% tags=["hide-input"]
-def work(memories, batch, widths, units):
-    """Floating-point operations of one step of Algorithm 1, by XLA's count; nothing is computed."""
-    net = eqx.filter_eval_shape(
-        lambda: wm.models.LayerNormCNN(widths=tuple(widths), units=units, key=jax.random.key(0))
-    )
-    images = [jax.ShapeDtypeStruct((count, 1, 28, 28), float) for count in (batch, max(memories, 1))]
-
-    def loss(net, labels, seen, recalled, stored):
-        value = optax.softmax_cross_entropy_with_integer_labels(jax.vmap(net)(seen), labels).mean()
-        if memories:
-            value += jax.vmap(wm.distances.bhattacharyya)(jax.vmap(net)(recalled), stored).mean()
-        return value
-
-    arrays, rest = eqx.partition(net, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-    labels, stored = jax.ShapeDtypeStruct((batch,), int), jax.ShapeDtypeStruct((max(memories, 1), 2 * OLD), float)
-    slope = jax.jit(jax.grad(lambda arrays, *given: loss(eqx.combine(arrays, rest), *given)))
-    return slope.lower(arrays, labels, *images, stored).cost_analysis()["flops"]
-
-
-# %%
-settings = (paper["batch"], paper["widths"], paper["units"])
-step_of = {"fine-tuning": work(0, *settings), "FIP": work(paper["memories"], *settings)}
-runs = paper["seeds"] * (len(SEARCHED) + len(ARMS)) + sum(len(row) + 3 for row in SEARCHED.values())
-total = runs * paper["steps"] * step_of["FIP"]
-Markdown(
-    f"A step of fine-tuning is {step_of['fine-tuning'] / 1e9:.1f} GFLOP, and one of FIP with {paper['memories']} memories "
-    f"{step_of['FIP'] / 1e9:.1f}. {runs} runs of {paper['steps']:,} such steps, the tuning and all seeds, are "
-    f"{total / 1e15:.1f} PFLOP: {total / 1e13 / 60:.0f} minutes on a device that sustains 10 TFLOP/s on this program."
+pages.table(
+    judged,
+    "The claims of this chapter, judged by the rule of the book.",
+    name="tab-continual-verdicts",
+    look="verdicts",
+    disable_numparse=True,
 )
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
+if scale.name == "cpu":
+    judgements = verdicts.judge_chapter("paths/continual", "cpu", rows=every)
+    of = [judgement.comparisons for judgement in judgements]
+    digits, clothes = of[0]
+    assert digits.low > 1 > -1 > clothes.high
+    assert max(abs(of[2][0].low), abs(of[2][0].high)) < 2
+    assert len(of[4]) == 24
+    assert min(o.low for o in of[4]) > -1
+    over_ewc = {o.a["method"]: o for o in of[4] if o.b["method"] == "EWC"}
+    ewc_lead = over_ewc["FIP, Bhattacharyya"]
+    assert ewc_lead.low < 0 < 0.25 < ewc_lead.mean < 0.35
+    assert [o.b["method"] for o in of[10] if o.state != "shown"] == ["EWC"]
+    assert [o.a["method"] for o in of[7] if o.state != "shown"] == ["FIP, squared"]
+    assert 0.4 < of[7][0].low < 0.6 < 2.5 < of[7][0].high < 3
+    assert all(o.mean > 1 > o.low for o in of[5])
+    assert -1 < of[6][0].low < of[6][0].high < 1
+    assert of[8][0].mean < 0 < min(o.mean for o in of[9])
 
 # %% [markdown]
 # ## What differs from the paper, and limits
 #
-# - **The network** is smaller than the authors', has layer in place of batch normalisation and strided convolutions in place of
-#   pooling; the numbers measured with the authors' code are those of their network, and stand beside ours for orientation.
-# - **The images.** Of 60,000 we train on 55,000, since settings have to be chosen on images that are neither trained nor tested
-#   on. *Three epochs of 60,000* is the number of steps, 1,800 of 100 images.
-# - **λ.** The text of the paper gives λ = 1 for two tasks; the authors' code sums the distances over its memories. Our reading
-#   of the two together is λ = 50 on the mean over 50 memories.
-# - **Tuning.** Eight settings for each method on one seed and the best three on a second, one epoch, 50 memories. The same settings then
-#   serve three epochs and other numbers of memories. Where the best lies at the edge of what was searched (the table above shows all), a
-#   wider search might raise that method further, the rivals as well as FIP.
-# - **Exact directions** were tuned over β and the step's length alone; the dimension of the basis, the momentum, the schedule
-#   and the choice of the metric were fixed before anything was measured.
-# - **What was changed after a look.** EWC's first setting diverged on one seed in five, so that every method got a second seed for its
-#   search. The first runs with 500 memories had the settings of fifty, with which FIP by the authors' distance lost three points; every method got a
-#   search with 500. The settings, not the claims, were changed, for all methods alike and on validation images.
-# - **Seeds.** Five, and three where the number of memories and λ vary. The first two are those of the search, which saw their validation images.
-# - **Memories** are drawn at random, not by class or by how much they tell, and beyond fifty a step looks at fifty of them at a time.
-#   With 500, exact directions, the anchor without images and two of the distances were left out.
+# What limits every chapter, few seeds and small networks among it, is said in {doc}`/book/verdicts`. This chapter's own limits are these.
+#
+# - **The network** is smaller than the authors'. It has layer in place of batch normalisation, and strided convolutions in place of pooling.
+# - **The public notebook** hands its penalty the network that is being trained as the one to stay close to. To the letter its penalty is zero. We
+#   take a copy, as the text says.
+# - **The images.** We train on 55,000 of the 60,000, since settings are chosen on images that are neither trained nor tested on. *Three
+#   epochs of 60,000* is the number of steps, 1,800 of 100 images.
+# - **One search, many uses.** Settings found with one epoch and 50 memories also serve three epochs and ten memories. The first two
+#   seeds are those of the search, which saw their validation images.
+# - **What was not searched.** DER++'s α : β; momentum, for any method; for exact directions the metric, the dimension of the basis and the schedule.
+# - **Memories** are drawn at random, not by class. With 500, exact directions, L2 and two of the distances were left out.
+# - **One head, tested with all twenty outputs.** Accuracy among the ten outputs of the right task is not recorded.
 # - **One pair of tasks, in one order.** A second task that contradicted the first would leave less room.
-#
-# ## Next
-#
-# - More tasks in sequence, and the transformers of the paper's Fig. 2, are later chapters of this part.
-# - The best settings lie between keeping and learning at a point that validation images of *both* tasks chose. A method that
-#   finds it without looking at the first task again, from the drift on its memories alone, is not in the paper, and wanted.
 #
 # ## Exercises
 #
@@ -1157,31 +1163,187 @@ Markdown(
 # tend to when μ is small beside all eigenvalues of $g$ that are not zero, and which rival takes that step?
 # :::{dropdown} Solution
 # In the eigenbasis the components are $-\tfrac\beta2 \nabla L_i / (g_i + \mu)$. Where $g_i \gg \mu$ they vanish beside those where $g_i = 0$, which
-# are $-\tfrac{\beta}{2\mu} \nabla L_i$. What is left is the gradient's projection on the null space of $g$, which for the squared distance is the
-# orthogonal complement of the gradients of all outputs of all memories: orthogonal gradient descent, with a basis that is
-# renewed at each step, and of every logit and not of the true one alone.
+# are $-\tfrac{\beta}{2\mu} \nabla L_i$. What is left is the gradient's projection on the null space of $g$. For the squared distance that space is
+# orthogonal to the gradients of all outputs of all memories. So the step is that of orthogonal gradient descent, with a basis that is
+# renewed at each step and has every logit, not the true one alone.
 # :::
 # ::::
 #
 # ::::{admonition} Exercise 2
 # With which λ would EWC be the second-order expansion of FIP by the Bhattacharyya distance, were the metric diagonal?
 # :::{dropdown} Solution
-# The Hessian of the Bhattacharyya distance at zero is a quarter of the Fisher matrix, so that $\lambda_{\text{EWC}} = \lambda / 4$: the
-# authors' λ = 50 would be 12.5. The paper's EWC has 5,000, and our search chose among the values in the table of settings: a diagonal leaves
-# out so much that it takes another strength to hold a network by it.
+# The Hessian of the Bhattacharyya distance at zero is a quarter of the Fisher matrix, so $\lambda_{\text{EWC}} = \lambda / 4$: the
+# authors' λ = 50 would be 12.5. The paper's EWC has 5,000, and our search chose 1,000. A diagonal leaves out so much that it takes another
+# strength to hold a network by it.
 # :::
 # ::::
 #
 # ::::{admonition} Exercise 3
 # How much of fine-tuning's loss of the digits is a preference for the other ten outputs, and how much is lost for good? Test the fine-tuned
-# network of one seed on digits with its first ten outputs alone.
+# network of one seed on digits with its first ten outputs alone; then that of LwF.
 # :::{dropdown} Solution
 # ```python
-# setting = dict(method="fine-tuning", setting=chosen["fine-tuning"])
-# path = follow({**common, **setting}, seed=0)
-# x, y = tasks(common)[0][2]
-# print(accuracy(path.weights[-1], x, y), (logits(path.weights[-1], x)[:, :OLD].argmax(axis=1) == y).mean())
+# for method in ("fine-tuning", "LwF"):
+#     setting = dict(method=method, setting=chosen[method])
+#     net = follow({**common, **setting}, seed=0).weights[-1]
+#     x, y = tasks(common)[0][2]
+#     among_ten = logits(net, x)[:, :OLD].argmax(axis=1)
+#     print(method, accuracy(net, x, y), (among_ten == y).mean())
 # ```
 # If the second number is far above the first, the features of the digits have outlived the answers.
 # :::
 # ::::
+#
+# ## Next
+#
+# - The same memory can make a network sparse: {doc}`sparsity`.
+# - More tasks in sequence, and the transformers of the paper's Fig. 2.
+# - The best settings lie between keeping and learning at a point that validation images of *both* tasks chose. A method that
+#   finds it from the drift on its memories alone is not in the paper, and wanted.
+#
+# ## Appendix: the search
+#
+# The first four settings of a row were searched together. The best of nearly every method was then its lowest rate, and each got a fifth
+# beyond what it had; then three more around its best. On another seed the best EWC diverged, so the three best of every method got a
+# second seed. The first runs with 500 memories had the settings of fifty, with which FIP by the authors' distance lost three points on
+# validation images; every method got a search with 500. The settings, not the claims, were changed, for all methods alike. Where the
+# best lies at the edge of {numref}`tab-continual-search`, a wider search might raise that method further.
+
+
+# %% tags=["remove-input"]
+def in_words(setting):
+    """A setting: the rate, and the strength unless there is none."""
+    return f"{setting[0]:g}" + (f"/{setting[1]:g}" if setting[1] else "")
+
+
+def ranking(part):
+    """What was tried on the first seed, best first."""
+    part = part.sort_values("mean", ascending=False)
+    return "; ".join(
+        f"{in_words(s)}: {100 * v:.1f}"
+        for s, v in zip(part.setting, part["mean"], strict=True)
+    )
+
+
+table = [
+    {
+        "method": m,
+        "chosen": in_words(chosen[m]),
+        "tried": ranking(search[search.method == m]),
+    }
+    for m in METHODS
+]
+pages.table(
+    pd.DataFrame(table),
+    "The best rate of nearly every method that looks at its memories is 0.003. Rate/strength (for exact directions β and the square of a"
+    " step's length) and, after the colon, the mean accuracy on validation images in per cent, best first; 0.0 is a walk that diverged.",
+    name="tab-continual-search",
+    disable_numparse=True,
+)
+
+# %% tags=["remove-input"]
+part = memory[memory.memories == max(scale.sizes[:2])]
+table = part.groupby("method")[[*NAMES]].mean().sort_values("mean", ascending=False)
+pages.table(
+    (100 * table).rename(columns=lambda what: f"{NAMES[what]}, %"),
+    "With 500 memories replay, EWC and GEM are within half a point of FIP by the authors' distance. Means over three seeds.",
+    name="tab-continual-many",
+    floatfmt=".1f",
+)
+
+# %% tags=["remove-input"]
+pages.table(
+    apart,
+    f"How far the ends of the paths are from each other, over {len(planes)} seeds. The plane of the figure holds"
+    f" {100 * run.share:.0f} % of the variance of its paths.",
+    name="tab-continual-apart",
+    floatfmt=".1f",
+)
+
+# %% [markdown]
+# ## Appendix: what a step costs
+#
+# A step of fine-tuning passes 100 images through the network and back; one of FIP passes 50 memories with them, and so should cost half as
+# much again. Both are timed between walks that alternate and differ by their number of steps alone.
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The time of a step, 22 lines", "code_prompt_hide": "Hide the timing"}
+def seconds_a_step(config, method, seed):
+    taken = []
+    for steps in config["lengths"]:
+        begun = time.perf_counter()
+        follow({
+            **config, "method": method, "setting": config["settings"][method],
+            "steps": steps,
+        }, seed)  # fmt: skip
+        taken.append(time.perf_counter() - begun)
+    return (taken[1] - taken[0]) / (config["lengths"][1] - config["lengths"][0])
+
+
+def cost(config, key):
+    pairs = [
+        [seconds_a_step(config, m, seed_of(key)) for m in config["settings"]]
+        for _ in range(1 + config["repeats"])
+    ]  # fmt: skip
+    fine, fip = np.array(pairs[1:]).T  # the first compiles
+    ratios = {
+        "ratio_wall": np.median(fip) / np.median(fine), "fine_wall_s": np.median(fine)
+    }  # fmt: skip
+    return {"metrics": ratios, "data": tasks(config)[2]}
+
+
+# %% tags=["remove-input"]
+timed = {m: chosen[m] for m in ("fine-tuning", "FIP, Bhattacharyya")}
+grid = [
+    {**common, "settings": timed, "lengths": scale.lengths, "repeats": scale.repeats}
+]
+costs = wm.sweep("continual_cost", cost, grid, three_seeds)
+Markdown(
+    f"A step of FIP with {common['memories']} memories takes {costs.ratio_wall.mean():.2f}"
+    f" ({costs.ratio_wall.min():.2f} to {costs.ratio_wall.max():.2f}) steps of fine-tuning with {common['batch']} images,"
+    f" of {1000 * costs.fine_wall_s.mean():.0f} ms on {costs.device.iloc[0]}."
+)
+
+# %% [markdown]
+# ## Appendix: the paper's own scale, traced
+#
+# The `paper` preset has a wider network, the paper's 500 memories, all of them looked at in every step, and three epochs of
+# 60,000 images for each method. It has been traced, and not run. Tracing needs shapes alone.
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The operations of one step, 21 lines", "code_prompt_hide": "Hide the trace"}
+def work(memories, batch, widths, units):
+    """Floating-point operations of a step of Algorithm 1, by XLA's count."""
+    whole = lambda: wm.models.LayerNormCNN(  # noqa: E731
+        widths=tuple(widths), units=units, key=jax.random.key(0)
+    )
+    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
+    arrays, rest = eqx.partition(eqx.filter_eval_shape(whole), is_shape)
+
+    def loss(arrays, labels, seen, recalled, stored):
+        net = eqx.combine(arrays, rest)
+        entropy = optax.softmax_cross_entropy_with_integer_labels
+        apart = jax.vmap(wm.distances.bhattacharyya)(jax.vmap(net)(recalled), stored)
+        new = entropy(jax.vmap(net)(seen), labels).mean()
+        return new + apart.mean() if memories else new
+
+    counts = (batch, max(memories, 1))
+    images = [jax.ShapeDtypeStruct((count, 1, 28, 28), float) for count in counts]
+    shapes = ((counts[:1], int), ((counts[1], 2 * OLD), float))
+    labels, stored = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    slope = jax.jit(jax.grad(loss)).lower(arrays, labels, *images, stored)
+    return slope.cost_analysis()["flops"]
+
+
+# %% tags=["remove-input"]
+settings = (paper["batch"], paper["widths"], paper["units"])
+step_of = {"fine-tuning": work(0, *settings), "FIP": work(paper["memories"], *settings)}
+runs = paper["seeds"] * (len(SEARCHED) + len(ARMS)) + sum(
+    len(row) + 3 for row in SEARCHED.values()
+)
+total = runs * paper["steps"] * step_of["FIP"]
+Markdown(
+    f"A step of fine-tuning is {step_of['fine-tuning'] / 1e9:.1f} GFLOP, and one of FIP with {paper['memories']} memories "
+    f"{step_of['FIP'] / 1e9:.1f}. {runs} runs of {paper['steps']:,} such steps, the tuning and all seeds, are "
+    f"{total / 1e15:.1f} PFLOP: {total / 1e13 / 60:.0f} minutes on a device that sustains 10 TFLOP/s on this program."
+)

@@ -195,7 +195,9 @@ assert max(errors) < 1e-4
 #
 # The same happens in pure form without a second objective: Eq. 3 of the paper, $\min \langle v, g v\rangle$ on the sphere, is
 # solved by every vector of the lowest eigenspace. When there are fewer outputs than weights, that is the null space, of
-# thousands of dimensions, and the problem as stated has no one answer. The natural completion is a vector drawn evenly from it.
+# thousands of dimensions, and the problem as stated has no one answer. The paper's text has a rule for choosing: it "samples
+# points in an ϵ ball around a given weight configuration, and then performs gradient descent". Ours is a vector drawn evenly
+# from the null space.
 #
 # Projecting on a space of $n - mN$ dimensions needs a basis of one or of the other, $mN$ vectors at least. There is a cheaper way.
 # Let $r = r_0 + r_+$ be a random Gaussian vector with its part in the null space, $r_0$, and the rest. Every vector of the Krylov space
@@ -323,9 +325,10 @@ def rounded(curves):
 # $v \to -\sqrt\epsilon\,\nabla L/|\nabla L|$: plain descent. For $\beta \to 0$ it tends to minus the lowest eigenvalue, and $v$ to the
 # part of $-\nabla L$ in the lowest eigenspace: the gradient projected on the directions that do nothing. Methods that project
 # gradients away from what must be kept are this end of the dial, with a subspace of $k$ leading eigenvectors in place of a weighing.
-# And a penalised loss $L + \lambda d$, with $d$ the mean distance of the outputs, has on the sphere the same second-order model with
-# $\beta = 2/\lambda$. It differs in what it does with it: *its* gradient at the start of a path is $\nabla L$, because $d$ is at its
-# minimum there, and only after it has gone astray does the penalty say a word.
+# A penalised loss $L + \lambda d$, with $d$ the mean distance of the outputs, is close by: to second order, and without the Hessian
+# of $L$, which Eq. 4 leaves out, its model on the sphere is that of $\beta = 2/\lambda$. It differs in what it does with it. *Its*
+# gradient at the start of a path is $\nabla L$, because $d$ is at its minimum there, and only after it has gone astray does the
+# penalty say a word.
 
 
 # %%
@@ -383,7 +386,7 @@ def curve(frame, name):
     return np.stack([np.array(values, float) for values in frame[name]])
 
 
-# %% mystnb={"figure": {"caption": "One step of length 0.2 from the trained network, at eight values of β. Left: how far the outputs move against how far the new loss falls; predicted on the memory from the metric and the gradient, and measured on test images, with two other steps of that length. Right: how far the direction from a small basis is off that from 160 products, as a part of its length. Means over seeds; bands are 95 % bootstrap intervals.", "name": "fig-directions-dial"}, "image": {"alt": "Left: two curves that rise from small movements of the outputs to large ones as the loss falls more, the measured above the predicted. Right: errors that fall with the number of products, sooner for large β."}}
+# %% mystnb={"figure": {"caption": "One step of length 0.2 from the trained network, at eight values of β. Left: how far the outputs move against how far the new loss falls; predicted on the memory from the metric and the gradient, and measured on test images, with two other steps of that length. Right: how far the direction from a small basis is off that from 160 products, as a part of its length. Means over seeds; bands are 95 % t-intervals.", "name": "fig-directions-dial"}, "image": {"alt": "Left: two curves that rise from small movements of the outputs to large ones as the loss falls more, the measured above the predicted. Right: errors that fall with the number of products, sooner for large β."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.6))
 count, fell = len(scale.betas), dials["loss before"].to_numpy()[:, None] - curve(dials, "loss curve")
 moved, fell = curve(dials, "drift curve").mean(axis=0), fell.mean(axis=0)
@@ -413,19 +416,22 @@ plt.show()
 # the rest sits in eigenvectors beyond the twentieth.
 #
 # Right: how many products it takes depends on β. Where the dial stands at descent, two suffice; where it stands at projection,
-# the small eigenvalues must be resolved, and twenty leave an error of some 7 % of the direction's length, forty 1.5 %.
+# the small eigenvalues must be resolved. Twenty leave an error of 6.6 % [4.9, 8.3] of the direction's length, forty 1.5 %. We had
+# claimed that twenty are enough for 1 %: {claim}`9 contradicted`.
 
 # %%
 if scale.name == "cpu":
     predicted_fall, on_test = [curve(dials, f"{k} curve").mean(axis=0)[: len(scale.betas)] for k in ("moved", "drift")]
-    assert predicted_fall[-1] / predicted_fall[0] > 1e5
+    assert 10**5.5 < predicted_fall[-1] / predicted_fall[0] < 10**6.5
     assert 10 < on_test[-1] / on_test[0] < 14
     gained = curve(dials, "gained curve").mean(axis=0)
     assert 0.6 < gained[0] / gained[-1] < 0.7
     ends = curve(dials, "drift curve").mean(axis=0)
     assert 0.6 < ends[-1] / ends[-3] < 0.72  # projected, gradient
-    assert 0.05 < dials["worst of 20"].mean() < 0.08
-    assert 0.01 < dials["worst of 40"].mean() < 0.02
+    worst = 100 * dials["worst of 20"].to_numpy()
+    told = np.round([worst.mean(), *figures.t_interval(worst)], 1)
+    assert told.tolist() == [6.6, 4.9, 8.3]
+    assert round(100 * dials["worst of 40"].mean(), 1) == 1.5
 
 # %% [markdown]
 # ## How far the function drifts
@@ -454,7 +460,7 @@ def steps_of(length):
 
 
 def method_of(config):
-    """How a walk takes its steps; λ = 2/β in the limit of small steps."""
+    """How a walk takes its steps; β = 2/λ gives both the same model, but for the Hessian of L."""
     if config["method"] == "penalised":
         return wm.PenalisedDescent(steps_of(STEP), config["strength"])
     if config["method"] == "descent":
@@ -609,14 +615,14 @@ def runs_of(method):
     return inertia[inertia.beta == 1.0] if method == "straight" else walks[walks.method == method]
 
 
-# %% mystnb={"figure": {"caption": "How far the outputs have moved against the distance walked: on the memory of 50 digits (left) and on test images (right); along straight lines (top) and on walks that look again (bottom). Geometric means over seeds; bands are 95 % bootstrap intervals of the logarithm.", "name": "fig-directions-drift"}, "image": {"alt": "Four panels of rising curves on logarithmic axes. On the memory, the geodesic and the anchored walk stay many decades below the others; on test images the curves lie close together in two groups, those that learn and those that do not."}}
+# %% mystnb={"figure": {"caption": "How far the outputs have moved against the distance walked: on the memory of 50 digits (left) and on test images (right); along straight lines (top) and on walks that look again (bottom). Geometric means over seeds; bands are 95 % t-intervals of the logarithm.", "name": "fig-directions-drift"}, "image": {"alt": "Four panels of rising curves on logarithmic axes. On the memory, the geodesic and the anchored walk stay many decades below the others; on test images the curves lie close together in two groups, those that learn and those that do not."}}
 fig, axes = plt.subplots(2, 2, figsize=(7.6, 6.4), sharex=True, sharey=True)
 for row, group in zip(axes, (LINES, WALKS), strict=True):
     for method, (label, colour) in group.items():
         for ax, name in zip(row, ("memory", "drift"), strict=True):
             values = on_grid(runs_of(method), name)
             ax.loglog(GRID, 10 ** values.mean(axis=0), color=colour, label=label)
-            ax.fill_between(GRID, *(10**x for x in figures.bootstrap_interval(values)), color=colour, alpha=0.18, lw=0)
+            ax.fill_between(GRID, *(10**x for x in figures.t_interval(values)), color=colour, alpha=0.18, lw=0)
     row[0].set_ylabel("mean ½ |change of the outputs|²")
     row[1].legend(fontsize=8)
 for ax, title in zip(axes.flat, ("lines, memory", "lines, test", "walks, memory", "walks, test"), strict=True):
@@ -638,8 +644,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 def interval(values, digits=1):
-    """A mean with its 95 % bootstrap interval, in words."""
-    low, high = figures.bootstrap_interval(np.asarray(values, float))
+    """A mean with its 95 % t-interval, in words."""
+    low, high = figures.t_interval(np.asarray(values, float))
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -674,31 +680,90 @@ display(Markdown((100 * chosen).to_markdown(floatfmt=".1f")))
 # descent has its best strength inside the range, and so have anchored directions. Without the anchor larger strengths never hurt:
 # λ of a thousand and more, β to zero, is the projection on what the memory leaves free, and that is what the search chose.
 #
-# **Lines.** On the memory the flat line of {numref}`fig-directions-drift` is all that the paper says of it. But the measure is test images.
-# There a *random* direction is nearly as harmless: at a tenth of the way the flat one moves the outputs 2.5 times less, not ten times,
-# and we had claimed ten. In a space of 266,610 dimensions the 500 that fifty digits fix are hardly ever met by accident, and the many
-# others that matter for other digits are not known from these fifty. What disturbs a function is not to move. It is to
-# *learn*: along the gradient of another task the outputs move a thousand times as far as along a random direction. The exact
-# direction, on that line, is ten times better to begin with, and at the end a factor of three.
+# **Lines.** On the memory the flat line of {numref}`fig-directions-drift` is all that the paper says of it. But the measure is test
+# images, and there a *random* direction is nearly as harmless. In a space of 266,610 dimensions the 500 that fifty digits fix are
+# hardly ever met by accident, and the many others that matter for other digits are not known from these fifty. What disturbs a
+# function is not to move. It is to *learn*. The list counts in mean ½ |change of the outputs|² on test images, with 95 %
+# t-intervals over seeds.
+
+
+# %% tags=["hide-input"]
+def paired(a, b, name):
+    """What a metric of one method is above that of another, seed by seed."""
+    return runs_of(a)[name].to_numpy() - runs_of(b)[name].to_numpy()
+
+
+def times(a, b, name="drift near", digits=1):
+    """How many times as far one method drifts as another, in words."""
+    logs = paired(a, b, name)
+    three = (logs.mean(), *figures.t_interval(logs))
+    mean, low, high = (f"{10**x:,.{digits}f}" for x in three)
+    return f"{mean} [{low}, {high}] times"
+
+
+# %% tags=["hide-input"]
+Markdown(
+    "At a tenth of the way,\n\n"
+    f"- a *random* direction moves {times('random line', 'flat line')}"
+    " as far as the flat one;\n"
+    "- the *gradient* of the new task"
+    f" {times('descent line', 'random line', digits=0)} as far as a random direction,\n"
+    f" {times('descent line', 'projected line')} as far as its *projection*,\n"
+    f" and {times('descent line', 'exact line')} as far as the *exact* direction"
+    f" ({times('descent line', 'exact line', 'drift far')} at the end of the way);\n"
+    "- the projected gradient"
+    f" {times('projected line', 'exact line')} as far as the exact direction."
+)
+
+# %% [markdown]
+# We had claimed that the flat direction moves the outputs ten times less than a random one: {claim}`1 contradicted`. That the exact
+# direction keeps the function better than the projected gradient, and that better than the gradient, {claim}`6 holds`.
 #
-# **Walks.** Looking again at every step pays more than any choice of a line. The three careful walks differ in *when* they are
-# careful. Penalised descent sets out like plain descent, because at the start its penalty has no gradient, lets the memory's outputs drift
-# to a maximum after a fifth of the way, and then brings them back. Exact directions never let them go: at a tenth of
-# the way they have drifted seven times less on test images. At the end all three have drifted equally far on test images, but the exact
-# ones have learned four points more ({numref}`fig-directions-accuracy`): at each accuracy on the new task they keep
-# more of the old. By the end of the way that is 1.5 points of the mean, significant over five seeds and not large.
+# **Walks.** Looking again at every step pays more than any choice of a line. All three careful walks keep the function better than
+# descent of the loss alone; this, the paper's central sentence, is {claim}`2 reproduced`. They differ in *when* they are careful.
+# Penalised descent sets out like plain descent, because at the start its penalty has no gradient. It lets the memory's outputs
+# drift to a maximum after a fifth of the way, and then brings them back. Exact directions never let them go
+# ({numref}`fig-directions-accuracy`).
+
+# %% tags=["hide-input"]
+learned, kept_old, both = (
+    interval(100 * paired("anchored", "penalised", name)).replace("-", "−")
+    for name in ("learned", "kept", "both")
+)  # fmt: skip
+Markdown(
+    "At the end of the way, on test images, plain descent has drifted"
+    f" {times('descent', 'penalised', 'drift far')} as far as penalised descent,"
+    f" {times('descent', 'exact', 'drift far')} as far as exact directions and"
+    f" {times('descent', 'anchored', 'drift far')} as far as anchored ones."
+    " Penalised descent against anchored directions:\n\n"
+    f"- at a tenth of the way it has drifted {times('penalised', 'anchored')} as far;\n"
+    f"- at the end, {times('penalised', 'anchored', 'drift far', 2)} as far;\n"
+    f"- there the accuracy of the anchored walk, minus its own, is {learned} points"
+    f" on the new task, {kept_old} on the old, and {both} in the mean of the two."
+)
+
+# %% [markdown]
+# So at the end penalised descent has drifted a tenth less, and the exact walks have learned four points more. That the anchored
+# walk has the higher mean accuracy {claim}`4 holds`, for this length of the way: the difference of 1.5 points is not large.
 #
-# **The anchor** brings the memory's outputs back a further two decades. On test images nothing of it is left: 0.1 points. Fifty
-# digits held perfectly are still fifty digits.
+# **The anchor** brings the memory's outputs back a further two decades. On test images little of it is left: the mean accuracy is
+# higher by 0.1 points [−0.0, +0.2], less than the margin of one. Whether the anchor is worth its gradient is {claim}`5 undecided`.
+# Fifty digits held perfectly are still fifty digits.
 #
 # **Equal steps are not equal time.** A step along an exact direction takes about ten times as long as one of penalised descent; that is the price
 # of twenty products and their basis. Whether ten times as many smaller steps of the latter would close the gap is not measured here;
 # {doc}`continual` compares at as many images of the new task.
 #
-# **Straight on.** With β = 0.1, 1 or 10 as its inertia, the walk without an objective goes as far as the geodesic and drifts as it does, on
-# test images to the second digit. With the inertia of $10^{-3}$ first planned (*flat walk* among the recorded rows, and not drawn) it went to
-# and fro: after fifty steps of 0.2 it had come 0.7 from its start. The claim that rests on it fails for this reason, and stands
-# as failed in the table of verdicts, beside the one that replaced it before its runs.
+# **Straight on.** With β = 0.1, 1 or 10 as its inertia, the walk without an objective goes as far as the geodesic and drifts as it
+# does, on test images within 4 %. For β = 1 this was claimed before its runs, and it {claim}`12 holds`. With the inertia of $10^{-3}$
+# first planned (*flat walk* among the recorded rows, and not drawn) the walk went to and fro: after fifty steps of 0.2 it had come
+# 0.7 from its start, and the geodesic had drifted 5.8 times as far. So the first claim, that a walk along flat directions drifts as
+# far as the geodesic within a factor of two, is {claim}`3 contradicted`.
+#
+# **The geodesic** of the large network does what it is for. The straight line with the same flat start moves the outputs of the
+# memory 3,100 times as far by the end of the way; that it is ten times at least {claim}`7 holds`. But to keep 50 memories is not to
+# keep the function. Along the geodesic the outputs of test images move 9,200 times as far as those of the memory, and along the
+# flat walk 160 times; that it is more than ten {claim}`8 holds`.
 
 
 # %%
@@ -711,21 +776,30 @@ def mean_at(method, name):
 if scale.name == "cpu":
     near = {m: mean_at(m, "drift near") for m in METHODS}
     end = {m: mean_at(m, "drift far") for m in METHODS}
-    assert 0.35 < near["random line"] - near["flat line"] < 0.45  # a factor of 2.5
-    assert 2.8 < near["descent line"] - near["random line"] < 3.2
-    assert 0.9 < near["descent line"] - near["exact line"] < 1.1
-    assert 0.4 < end["descent line"] - end["exact line"] < 0.5
-    assert 0.8 < near["penalised"] - near["anchored"] < 0.9
-    assert abs(end["penalised"] - end["anchored"]) < 0.1 > abs(end["penalised"] - end["exact"])
-    assert 0.035 < mean_at("anchored", "learned") - mean_at("penalised", "learned") < 0.05
+    assert round(10 ** (end["penalised"] - end["anchored"]), 1) == 0.9
+    for method in ("anchored", "exact"):
+        assert 3.5 < 100 * paired(method, "penalised", "learned").mean() < 5
+    assert interval(100 * paired("anchored", "exact", "both")) == "0.1 [-0.0, 0.2]"
+    assert round(100 * paired("anchored", "penalised", "both").mean(), 1) == 1.5
     top = GRID[on_grid(runs_of("penalised"), "memory").mean(axis=0).argmax()]
     assert top == FAR / 5
     assert 2 < mean_at("exact", "memory far") - mean_at("anchored", "memory far") < 2.5
     assert 8 < runs_of("anchored").seconds.median() / runs_of("penalised").seconds.median() < 15
-    assert (inertia.groupby("beta")["drift far"].mean() - end["geodesic"]).abs().max() < 0.03
-    assert 0.6 < mean_at("flat walk", "displacement") < 0.8
     assert best["exact"] >= 1_000
     assert scale.lambdas[0] < best["penalised"] < scale.lambdas[-1] > best["anchored"] > scale.lambdas[0]
+
+# %%
+if scale.name == "cpu":
+    straight_on = inertia.groupby("beta")[["displacement", "drift far"]].mean()
+    assert (10 ** (straight_on["drift far"] - end["geodesic"]).abs() < 1.042).all()
+    short = straight_on["displacement"] - mean_at("geodesic", "displacement")
+    assert short.abs().max() < 0.001
+    assert round(mean_at("flat walk", "displacement"), 1) == 0.7
+    assert round(10 ** (end["geodesic"] - end["flat walk"]), 1) == 5.8
+    held = {m: mean_at(m, "memory far") for m in ("flat line", "flat walk", "geodesic")}
+    assert round(10 ** (held["flat line"] - held["geodesic"]), -2) == 3_100
+    assert round(10 ** (end["geodesic"] - held["geodesic"]), -2) == 9_200
+    assert round(10 ** (end["flat walk"] - held["flat walk"]), -1) == 160
 
 # %% [markdown]
 # ## Geodesics
@@ -815,8 +889,10 @@ with jax.enable_x64(True):
         lines = [eqx.apply_updates(net, scaled(start, t)) for t in path.times]
         along = [wm.FunctionMetric(operator.call, line, at_inputs).mv(start) for line in lines]
         speeds.append([float(optax.tree.vdot(start, a)) for a in along])
-print(f"the speed of the geodesic varies by {np.ptp(geodesics[0][0].stats['speed']):.1e}")
-assert np.ptp(geodesics[0][0].stats["speed"]) < 1e-5
+kept_speeds = [np.ptp(path.stats["speed"]) for path, *_ in geodesics]
+print("the speed varies by " + " and ".join(f"{change:.1e}" for change in kept_speeds))
+assert kept_speeds[0] < 1e-5
+assert kept_speeds[1] < 1e-10 < 1e-3 * np.ptp(speeds[1])  # the flat start: stays zero
 
 # %% mystnb={"figure": {"caption": "The speed of the outputs along geodesics and along straight lines with the same starts, on a network of 26 weights: from any start with 40 inputs, and from a flat start with 5. The second panel is linear below 10⁻¹².", "name": "fig-directions-geodesic"}, "image": {"alt": "Two panels: the speed of the geodesic is constant in both, that of the straight line changes and, from the flat start, rises by many decades."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2))
@@ -835,7 +911,9 @@ plt.show()
 #
 # For ensembles of networks with one function the paper gives an algorithm without a second objective, its Algorithm 3: begin
 # at the trained weights $w_t$, and descend the distance between $f(x, w)$ and $f(x, w_t)$. But at $w = w_t$ that distance is zero,
-# its minimum, and so is its gradient, for every minibatch. As printed, the algorithm never moves.
+# its minimum, and so is its gradient, for every minibatch. As printed, the algorithm never moves. The paper's text has the
+# remedy, the ϵ ball quoted above: a start beside $w_t$ has a gradient. But descent from there leads back to where the outputs are
+# those of $w_t$, and says nothing of where to go.
 
 # %%
 drift_alone = lambda net: wm.distances.squared_error(jnp.stack([net(d) for d in digits[:4]]), kept)  # noqa: E731
@@ -865,7 +943,8 @@ print(f"length {mended.length:.2f}, drift {mended.kept[-1]:.1e} on the memory, {
 # ## What it costs
 #
 # Networks of $10^3$ to $10^7$ weights, two hidden layers each, 50 inputs. The unit of time is one gradient of a loss on the same
-# inputs; that of memory, a number for each weight.
+# inputs; that of memory, a number for each weight. `cost_of` measures both for the best direction in a network of about $10^k$
+# weights, and the same for a diagonal matrix in place of the metric.
 
 
 # %%
@@ -907,9 +986,8 @@ def seconds(function, repeats):
     return float(np.median(taken[1:]))
 
 
-# %%
+# %% tags=["hide-input"]
 def cost_of(config, key):
-    """What the best direction costs in a network of about 10^k weights, in gradients and in numbers alive."""
     before, width = numbers(), round(math.sqrt(104**2 + 10 ** config["size"]) - 104)
     net = lenet((width, width), key, 196)
     x, y = jax.random.normal(key, (config["memory"], 14, 14)), jnp.arange(config["memory"]) % 10
@@ -921,9 +999,7 @@ def cost_of(config, key):
     product = seconds(lambda: metric.mv(down), config["repeats"])
     seen = Watched(metric.linearised())
     wm.direction(seen, down, 1.0, 1.0, dimension=config["dimension"])
-    whole = seconds(
-        lambda: wm.direction(metric, down, 1.0, 1.0, dimension=config["dimension"]).value, config["repeats"]
-    )
+    whole = seconds(lambda: wm.direction(metric, down, 1.0, 1.0, dimension=config["dimension"]).value, config["repeats"])  # fmt: skip
     metrics = {"weights": n, "gradient_wall_s": gradient}
     metrics |= {"product_wall": product / gradient, "direction_wall": whole / gradient}
     metrics["alive"] = (max(seen.alive) - before) / n
@@ -1018,8 +1094,9 @@ Markdown(
 # %% [markdown]
 # ## Verdict
 #
-# The claims were written down before the runs. Differences are paired over seeds; a claim holds if the 95 % bootstrap interval
-# of every difference says so.
+# The claims stand in `book/claims/paths/directions.toml`, and {doc}`/book/verdicts` has the rule. All twelve were written before
+# their rows, the last after the first walks along flat directions and before the runs with a larger inertia. Claims 1, 3, 7, 8 and
+# 12 had their margins too, and are tests.
 
 # %%
 of_rows = {
@@ -1029,16 +1106,32 @@ judgement = verdicts.verdict_table("paths/directions", scale.name, rows=of_rows)
 display(Markdown(judgement.to_markdown(index=False)))
 
 # %% [markdown]
-# The paper's central sentence holds on this network: steps that mind the outputs keep the function better than those that
-# do not. Its picture of a functionally invariant *subspace* holds for the inputs that define it, and hardly beyond them.
-# Four claims failed. Two are ours on cost and accuracy of the direction: twenty products are too few for the smallest β, and the direction is
-# three times as dear as claimed. One is the tenfold advantage of a flat direction over a random one, and one the walk
-# without enough inertia.
+# - *Steps that mind the outputs keep the function better.* The paper's central sentence is {claim}`2 reproduced` on this network:
+#   the three careful walks drift 3.5 to 4.1 times less than descent.
+# - *A functionally invariant subspace* is there for the inputs that define it, and hardly beyond them. The geodesic keeps the
+#   memory, {claim}`7 holds`; test images move far more, {claim}`8 holds`. A flat direction is 2.5 times better than a random one and
+#   not ten times, {claim}`1 contradicted`.
+# - *Walks and geodesics.* With too little inertia a walk is no geodesic, {claim}`3 contradicted`; with β = 1 it is close to one,
+#   {claim}`12 holds`.
+# - *Exact directions.* They are best on a straight line, {claim}`6 holds`, and better than penalised descent at as many steps,
+#   {claim}`4 holds`. Their anchor moves the accuracy by less than the margin, {claim}`5 undecided`.
+# - *Their price.* Twenty products leave errors above 1 %, {claim}`9 contradicted`, and the direction costs 82 to 132 gradients
+#   where we had claimed forty, {claim}`10 contradicted`. At most thirty numbers are alive for each weight, {claim}`11 holds`: 29
+#   to 31, and the one too many, with $10^4$ weights, is less than the margin of 1.5.
 
 # %%
 if scale.name == "cpu":
-    said = ["not reproduced", "reproduced", "not reproduced", *["holds"] * 5, "does not hold", "does not hold"]
-    assert judgement.verdict.tolist() == [*said, "holds", "holds"]
+    said = ["contradicted", "reproduced", "contradicted", "holds", "undecided"]
+    said += [*["holds"] * 3, "contradicted", "contradicted", "holds", "holds"]
+    assert judgement.verdict.tolist() == said
+    careful = ("penalised", "exact", "anchored")
+    less = [10 ** paired("descent", m, "drift far").mean() for m in careful]
+    assert (round(min(less), 1), round(max(less), 1)) == (3.5, 4.1)
+    assert times("random line", "flat line").startswith("2.5 ")
+    by_weights = costs.groupby("size")[["direction_wall", "alive"]].mean()
+    price = by_weights.direction_wall
+    assert (round(price.min()), round(price.max())) == (82, 132)
+    assert by_weights.alive.loc[4:].round().tolist() == [31, 29, 29, 29]
 
 # %% [markdown]
 # ## Limits, and what is next
@@ -1053,7 +1146,7 @@ if scale.name == "cpu":
 #   length, and plain gradients one minibatch; momentum, schedules and step control on the drift are in the library and not used.
 # - **Geodesics** on the large network are integrated with loose tolerances, and their least-squares solves stop after a
 #   hundred iterations; the residual that is left stands with the results.
-# - **Cost.** Times are of a machine on which other work was running.
+# - **Cost.** Times are of one core, on which nothing else ran; ratios are taken between calls that alternate.
 #
 # Next: the directions that a walk finds change little from step to step, so that the last basis might serve for the next step;
 # and a preconditioner from the leading eigenvectors would let twenty products resolve flatter directions.

@@ -106,8 +106,10 @@ def flat(net, matrices=True):
 
 
 # %% [markdown]
-# **Check.** The two agree weight for weight. The number of zeros is exact. What goes and what stays are at a right angle, so that
-# Pythagoras holds, $|w|^2 = |w_p|^2 + |w - w_p|^2$; and the same number of zeros at other places is farther away.
+# What goes and what stays share no weight, so that $|w|^2 = |w_p|^2 + |w - w_p|^2$ wherever the zeros are: the nearest choice is
+# the one that keeps the most of $|w|^2$, the largest weights.
+#
+# **Check.** The two agree weight for weight. The number of zeros is exact. The same number of zeros at other places is farther away.
 
 # %%
 probe = wm.models.LeNet300(key=jax.random.key(0))
@@ -117,8 +119,6 @@ for fraction in scale.fractions:
     assert all(jnp.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (sparse, library)), strict=True))
     w, wp = flat(probe), flat(sparse)
     assert (wp == 0).sum() == round(fraction * w.size)  # exactly so many
-    assert abs((w - wp) @ wp) == 0  # a right angle, so Pythagoras holds:
-    assert np.isclose(w @ w, wp @ wp + (w - wp) @ (w - wp), rtol=1e-12)
     other = np.random.default_rng(0).permutation(wp != 0) * w  # as sparse, elsewhere
     assert np.linalg.norm(w - wp) < np.linalg.norm(w - other)
     print(f"{fraction:.1%} zeros: distance {np.linalg.norm(w - wp):.3f} of {np.linalg.norm(w):.3f}")
@@ -233,9 +233,14 @@ def accuracy(net, x, y):
 # 4. **When does it end?** "While not sparse" is for ever: a gradient step does not make a weight exactly zero. Our walks end
 #    after the budget, *and then with the projection*, and we report how far it still had to go.
 #
-# The authors' code has other settings: steps of one length, 0.01 in the direction of the gradient, and $\lambda = 0.1$. In the
-# library $S$ is divided by $\lambda$, so that the penalty $1/\lambda$ stands before the mean distance of the outputs: 128 for the paper's
-# settings with a sum, 1,280 for those of the code, 1 for the paper's with a mean.
+# The authors' public code has other settings. A third walk takes two of them: *steps of one length*, 0.01 in the direction of
+# the gradient, and $\lambda = 0.1$. It is not their code (the name *FIP, code* that the records give it says too much). Theirs
+# adds $\lambda\,(w - w_p)$ to the gradient, which belongs to $\tfrac12 |w - w_p|^2$ and pulls the more the farther there is to go.
+# It also prunes all parameters, takes minibatches of 200 and up to 1,000 epochs, stops at a distance below 0.01, and never prunes
+# the network it has walked. None of that is run here.
+#
+# In the library $S$ is divided by $\lambda$, so that the penalty $1/\lambda$ stands before the mean distance of the outputs: 128
+# for the paper's settings with a sum, 1 with a mean, and 1,280 for the steps of one length.
 
 
 # %%
@@ -537,12 +542,13 @@ ticket_rows = wm.sweep("sparsity_ticket", all_rounds, [ticket], scale)
 
 # %% tags=["hide-input"]
 COLOURS = {
-    "one shot": "#6E6E6E", "FIP, as printed": "#CC79A7", "FIP, paper": "#D55E00", "FIP, paper (mean)": "#F2A27E",
-    "FIP, code": "#E69F00", "FIP, tuned": figures.PATH_COLOURS["FIP"], "distillation": "#009E73",
-    "fine-tuning": figures.PATH_COLOURS["fine-tuning"], "ticket": "#999999", "ticket, all rounds": "#2B2B2B",
+    "one shot": "#6E6E6E", "FIP, as printed": "#A5188A", "FIP, paper": "#BB4D36", "FIP, paper (mean)": "#5624EB",
+    "FIP, code": "#B1842D", "FIP, tuned": figures.PATH_COLOURS["FIP"], "distillation": "#249B60",
+    "fine-tuning": figures.PATH_COLOURS["fine-tuning"], "ticket": "#0F7FFB", "ticket, all rounds": "#2B2B2B",
 }  # fmt: skip
 NAMES = {
-    "one shot": "pruned in one shot", "FIP, paper": "FIP, paper (sum)", "distillation": "pruned, then distilled",
+    "one shot": "pruned in one shot", "FIP, paper": "FIP, paper (sum)",
+    "FIP, code": "FIP, steps of one length", "distillation": "pruned, then distilled",
     "fine-tuning": "pruned, then fine-tuned", "ticket": "lottery ticket, same budget",
     "ticket, all rounds": "lottery ticket, all rounds",
 }  # fmt: skip
@@ -576,7 +582,7 @@ def curves(ax, names, metric="accuracy", function=lambda v: 100 * (1 - v), **lin
     sparsity_axis(ax)
 
 
-# %% mystnb={"figure": {"caption": "Test error after projection, against the share of the weights of the matrices that are zero; both axes logarithmic. Left: methods that see no label after the dense network's training. Right: methods that do, and one of the left. Grey line: the dense network. Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-error"}, "image": {"alt": "Two panels of test error in percent against the share of weights set to zero, from a fifth to 99.4 percent, with a curve for each method."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test error after projection, against the share of the weights of the matrices that are zero; both axes logarithmic. Left: methods that see no label after the dense network's training. Right: methods that do, and one of the left. Grey line: the dense network. Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-error"}, "image": {"alt": "Two panels of test error in percent against the share of weights set to zero, from a fifth to 99.4 percent, with a curve for each method."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 4.8), sharey=True)
 curves(axes[0], ["one shot", "FIP, as printed", "FIP, paper", "FIP, code"])
 curves(axes[0], ["FIP, paper (mean)", "FIP, tuned", "distillation"])
@@ -592,7 +598,8 @@ axes[0].minorticks_off()
 plt.show()
 
 # %% tags=["hide-input"]
-table = {name: [f"{100 * v:.1f}" for v in grid(name).mean(axis=0)] for name in COLOURS}
+means = {NAMES.get(name, name): 100 * grid(name).mean(axis=0) for name in COLOURS}
+table = {name: [f"{v:.1f}" for v in values] for name, values in means.items()}
 table = pd.DataFrame(table, index=[f"{p:.1%}" for p in scale.fractions]).T
 display(Markdown(table.to_markdown()))
 budget = {name: rows[rows.method == name].total.max() for name in METHODS}
@@ -609,19 +616,25 @@ Markdown(
 # %% [markdown]
 # {numref}`fig-sparsity-error` sorts the methods into three kinds.
 #
-# *Those that never arrive.* With distances summed, the paper's settings and those of the code come to the projection far from the sparse
-# submanifold, and above 96 % it undoes them. The code's walk then hardly differs from pruning in one shot.
+# *Those that never arrive.* With distances summed, the paper's settings and the steps of one length come to the projection far from
+# the sparse submanifold, and from 96 % on it undoes them. The steps of one length then differ from pruning in one shot by 2.2 points
+# at most. The paper's settings are above it by 5 to 28 points from 89 to 99 %; at 99.1 and 99.4 %, with +2.4 [−4.4, +9.2] and −0.6
+# [−9.0, +7.8], nothing is decided: {claim}`4 partly`.
 #
-# *The one that arrives as another network.* Algorithm 2 as printed ends near chance at every sparsity, also at 20 %, where
-# pruning in one shot costs nothing. Its loss compares the network with its own pruned self. Nothing in it remembers what the function was,
-# and with steps of Adam's size the function is lost at once.
+# *The one that arrives as another network.* Algorithm 2 as printed ends at 9 to 19 %, near chance, at every sparsity, also at 20 %,
+# where pruning in one shot costs less than 0.1 points. Its loss compares the network with its own pruned self. Nothing in it remembers
+# what the function was, and with steps of Adam's size the function is lost at once. That the other reading is above it {claim}`5 holds`
+# with sums and {claim}`15 holds` with means.
 #
-# *All others*, and they are hard to tell apart: the tuned walk, distillation with the mask held, fine-tuning with the mask held, and, above 98 %, within a point also the
-# paper's settings with distances averaged. At 20 % these last lose more than two points where there was nothing to gain: a rate of 0.01 that never falls is
-# a noise of its own.
+# *All others.* The tuned walk, distillation with the mask held and fine-tuning with the mask held are within 0.4 points of each other
+# at every sparsity. Above 98 %, the paper's settings with distances averaged are within a point of them. At 20 % these lose 2.4
+# points where there was nothing to gain: a rate of 0.01 that never falls is a noise of its own. That tuning pays, from 98.7 % on
+# against the paper's settings with a sum, {claim}`6 holds`, by 28 to 73 points.
 #
-# The lottery ticket is below them at the same budget, and above them, from 98.7 % on, at several times the budget. With all its
-# rounds it loses least of all at the end, and is worse than mere pruning at the beginning.
+# The lottery ticket with the same budget is below the tuned walk from 67 % on. From 96 to 99.1 % it is so by 1.6 to 2.1 points; at
+# 99.4 % the 1.0 [+0.4, +1.5] leaves open whether it is a whole one: {claim}`10 partly`. With all its rounds, and several times the
+# steps, the ticket is above the tuned walk from 98.7 % on in the mean, by 0.3 to 1.6 points. Whether that is a point is
+# {claim}`11 undecided`. It loses least of all at the end, 1.9 points, and is worse than mere pruning at the beginning.
 
 
 # %%
@@ -632,16 +645,32 @@ def mean(name, metric="accuracy"):
 
 if scale.name == "cpu":
     full, held = rows.dense.mean(), mean("distillation")
-    assert (abs(mean("FIP, code") - mean("one shot")) < 0.03).all()
-    assert (mean("FIP, as printed") < 0.25).all()
+    assert (abs(mean("FIP, code") - mean("one shot")) < 0.0225).all()
+    printed = 100 * mean("FIP, as printed")
+    assert (round(printed.min()), round(printed.max())) == (9, 19)
     assert (full - mean("one shot"))[0] < 0.001
     for name in ("FIP, tuned", "fine-tuning"):
         assert (abs(mean(name) - held) < 0.004).all()
     assert (abs(mean("FIP, paper (mean)") - held)[4:] < 0.01).all()
-    assert mean("FIP, paper (mean)")[0] < full - 0.02
-    assert (mean("ticket") < mean("FIP, tuned"))[3:].all()
-    assert (mean("ticket, all rounds") > mean("FIP, tuned"))[4:].all()
+    assert round(100 * (full - mean("FIP, paper (mean)"))[0], 1) == 2.4
+    behind = 100 * (mean("FIP, tuned") - mean("ticket"))
+    assert (behind[1:] > 0).all()
+    assert np.round([behind[3:7].min(), behind[3:7].max()], 1).tolist() == [1.6, 2.1]
+    assert round(behind[7], 1) == 1.0
     assert mean("ticket, all rounds")[0] < mean("one shot")[0]
+
+# %%
+if scale.name == "cpu":
+    ahead = 100 * (mean("ticket, all rounds") - mean("FIP, tuned"))[4:]
+    assert (ahead.min().round(1), ahead.max().round(1)) == (0.3, 1.6)
+    assert round(100 * (full - mean("ticket, all rounds"))[-1], 1) == 1.9
+    over = 100 * (grid("FIP, paper") - grid("one shot"))
+    assert np.round(over.mean(axis=0)[[2, 4]]).tolist() == [5, 28]
+    assert (over.mean(axis=0)[2:6] > 5).all()
+    told = np.round([over.mean(axis=0), *figures.t_interval(over)], 1)[:, 6:].T
+    assert told.tolist() == [[2.4, -4.4, 9.2], [-0.6, -9.0, 7.8]]
+    gain = 100 * (mean("FIP, tuned") - mean("FIP, paper"))[4:]
+    assert np.round([gain.min(), gain.max()]).tolist() == [28, 73]
 
 # %% [markdown]
 # ## Along the walk
@@ -651,7 +680,7 @@ if scale.name == "cpu":
 # walk would go down in the first panel, stay down in the second, and in the third its dashed line would stay up while
 # its solid line joins it.
 
-# %% mystnb={"figure": {"caption": "Walks to 98.7 % zeros; the first point is the start. Left: the distance to the sparse submanifold. Middle: the drift of the outputs, before projection, on images held out (the start, zero, is drawn at a millionth). Right: accuracy on those images, before projection (dashed) and after it (solid). Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-walk"}, "image": {"alt": "Three panels against the number of steps, logarithmic, with a curve for each of five walks: distance to the sparse submanifold, drift, and accuracy before and after projection."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Walks to 98.7 % zeros; the first point is the start. Left: the distance to the sparse submanifold. Middle: the drift of the outputs, before projection, on images held out (the start, zero, is drawn at a millionth). Right: accuracy on those images, before projection (dashed) and after it (solid). Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-walk"}, "image": {"alt": "Three panels against the number of steps, logarithmic, with a curve for each of five walks: distance to the sparse submanifold, drift, and accuracy before and after projection."}} tags=["hide-input"]
 SHOWN = 0.987 if 0.987 in scale.fractions else scale.fractions[-1]
 walks = {name: rows[rows.method == name] for name in WALKS}
 walks["FIP, paper (mean)"] = mean_rows[mean_rows.method == "FIP, paper"]
@@ -671,7 +700,7 @@ axes[1].set(yscale="log")
 axes[0].legend(fontsize=7)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "How far each walk got. Left: the distance to the sparse submanifold at its end, relative to the start. Right: what the projection then costs, test accuracy before minus after, in points. Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-left"}, "image": {"alt": "Two panels against the share of weights set to zero, with a curve for each of five walks: the share of the distance that is left, and the points of accuracy that projection costs."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How far each walk got. Left: the distance to the sparse submanifold at its end, relative to the start. Right: what the projection then costs, test accuracy before minus after, in points. Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-left"}, "image": {"alt": "Two panels against the share of weights set to zero, with a curve for each of five walks: the share of the distance that is left, and the points of accuracy that projection costs."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.6))
 arrived = [*WALKS, "FIP, paper (mean)"]
 curves(axes[0], arrived, "left", lambda v: np.maximum(v, 1e-6))
@@ -687,17 +716,19 @@ plt.show()
 # %% [markdown]
 # Each walk shows one of the terms of its loss winning.
 #
-# The code's walk keeps the function to a drift of a few hundred-thousandths and its accuracy before projection to two tenths of a point, and it has not gone anywhere: from
-# 67 % on more than four fifths of the distance are left. Its steps have one length, 0.01, and so from 89 % on its whole path is shorter than the
-# way it would have to go; and most of the path is to and fro. A network that has kept its function by staying at home says nothing about whether
-# there is a path.
+# The steps of one length keep the function to a drift of a few hundred-thousandths, and the accuracy before projection to two tenths of
+# a point, and they have not gone anywhere: from 67 % on 85 to 94 % of the distance are left. From 89 % on, the whole path is shorter than
+# the way it would have to go; and most of the path is to and fro. A network that has kept its function by staying at home says nothing
+# about whether there is a path. It says nothing of the authors' own walk either, whose pull is another and whose steps are more.
 #
-# With a sum the paper's settings leave about half of the distance. They move a great deal, more than four hundred units where the straight way is less than twenty, and
+# With a sum the paper's settings leave 49 to 62 % of the distance. That they bring it below a twentieth is {claim}`3 contradicted`, at all
+# eight sparsities. They move a great deal, more than four hundred units where the straight way is less than twenty, and
 # drift as they do: Adam's steps are of one size for each weight, however small its gradient.
 #
 # Divide the penalty by 128 and the same settings go down in some hundred steps; the accuracy falls on the way and is
-# then rebuilt, without labels, from the outputs of the first network. The tuned walk does the same and, since its rate falls, arrives: what is
-# left is a few millionths of the distance, and the projection costs nothing.
+# then rebuilt, without labels, from the outputs of the first network. From 67 % on 1.2 to 1.9 % of the distance are left, and at 20 %
+# 7.0: below a twentieth is {claim}`14 mixed`. The tuned walk does the same and, since its rate falls, arrives: what is
+# left is a few millionths of the distance, and the projection costs less than 0.01 points.
 #
 # But that is not the walk of the paper's idea, either. The middle panel says so: the drift is at its largest within the first ten steps, and is then
 # brought down. *The path is not functionally invariant; its end is nearly.* It is pruning, done in a hundred steps, and then
@@ -706,16 +737,23 @@ plt.show()
 # %%
 if scale.name == "cpu":
     code = rows[rows.method == "FIP, code"]
-    assert (mean("FIP, code", "left")[1:] > 0.8).all()
+    assert np.round(mean("FIP, code", "left")[[1, -1]], 2).tolist() == [0.85, 0.94]
+    assert (mean("FIP, code", "left")[1:] > 0.84).all()
     assert (abs(code.before - code.dense) < 0.002).all()
     assert (mean("FIP, code", "drift_before") < 1e-4).all()
     assert np.allclose(code.length, 0.01 * scale.steps, rtol=1e-3)
     assert ((code.apart / code.left)[code.fraction > 0.8] > code.length.max()).all()  # the distance at the start
     summed = rows[rows.method == "FIP, paper"]
-    assert (abs(mean("FIP, paper", "left") - 0.55) < 0.15).all()
+    summed_left = mean("FIP, paper", "left")
+    assert np.round([summed_left.min(), summed_left.max()], 2).tolist() == [0.49, 0.62]
     assert (mean("FIP, paper", "length") > 400).all()
     assert (summed.apart / summed.left).max() < 20
-    assert (mean("FIP, paper (mean)", "left") < 0.1).all()
+
+# %%
+if scale.name == "cpu":
+    mean_left = mean("FIP, paper (mean)", "left")
+    assert np.round(100 * mean_left, 1)[[0, 1, 3]].tolist() == [7.0, 1.9, 1.2]
+    assert ((mean_left[1:] > 0.0115) & (mean_left[1:] < 0.019)).all()
     assert (mean("FIP, tuned", "left") < 1e-5).all()
     assert (abs(mean("FIP, tuned", "before") - mean("FIP, tuned")) < 1e-4).all()
     tuned = walks["FIP, tuned"][walks["FIP, tuned"].fraction == SHOWN]
@@ -731,7 +769,7 @@ if scale.name == "cpu":
 # Magnitude is compared over all layers together, and the layers are not alike: the first has 235,200 weights, each of them small, the
 # last a thousand. {numref}`fig-sparsity-layers` shows which layer pays, {numref}`fig-sparsity-sizes` what the walks do to the weights before the projection takes them.
 
-# %% mystnb={"figure": {"caption": "The share of each layer's weights that is left, against the share of all that is zero; dotted: if every layer gave alike. Means over seeds and 95 % bootstrap intervals.", "name": "fig-sparsity-layers"}, "image": {"alt": "Three panels, one for each layer of the network, with curves of the share of its weights that is left against the share set to zero in all, for five methods."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The share of each layer's weights that is left, against the share of all that is zero; dotted: if every layer gave alike. Means over seeds and 95 % t-intervals.", "name": "fig-sparsity-layers"}, "image": {"alt": "Three panels, one for each layer of the network, with curves of the share of its weights that is left against the share set to zero in all, for five methods."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 3, figsize=(7.8, 3.8), sharey=True)
 for name in ("one shot", "FIP, tuned", "FIP, paper (mean)", "ticket", "ticket, all rounds"):
     where = np.array(ticket_rows.layers.tolist())
@@ -769,7 +807,7 @@ plt.show()
 # find is not the one of the start; and the ticket with all its rounds, which prunes what has been trained anew each time, takes from the last
 # two layers far more than any other. That masks so different end so close in accuracy is a warning against reading much into any one of them.
 #
-# {numref}`fig-sparsity-sizes` is the same story told by sizes. The code's walk has the histogram of the start. The tuned walk has two heaps, with nothing between: the sparse network is there
+# {numref}`fig-sparsity-sizes` is the same story told by sizes. The walk in steps of one length has the histogram of the start. The tuned walk has two heaps, with nothing between: the sparse network is there
 # before the projection. With the averaged distance and a rate that does not fall, the small heap trembles about zero at a
 # thousandth, which is what the projection takes away at no cost.
 
@@ -803,8 +841,8 @@ if scale.name == "cpu":
 
 # %% tags=["hide-input"]
 def difference(values):
-    """Mean and 95 % bootstrap interval of paired differences, in points, in words."""
-    low, high = figures.bootstrap_interval(values)
+    """Mean and 95 % t-interval of paired differences, in points, in words."""
+    low, high = figures.t_interval(values)
     return f"{100 * values.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
@@ -818,37 +856,44 @@ table.index = pd.Index([f"{p:.1%}" for p in scale.fractions], name="zeros")
 display(Markdown(table.to_markdown()))
 
 # %% [markdown]
-# Labels are worth little, and only where there is little to repair: up to 96 % they add a fraction of a point. Up to 89 % fine-tuning even improves on
-# the dense network, which those who copy its outputs can hardly do. Beyond 96 %, staying close is as good as staying accurate.
+# Labels are worth little, and only where there is little to repair: up to 96 % they add 0.1 to 0.3 points. Up to 89 % fine-tuning even
+# improves on the dense network, which those who copy its outputs can hardly do. Beyond 96 % the means differ by 0.1 points at most. That
+# distillation is not below fine-tuning by a point {claim}`8 holds` at all six sparsities asked; nor is the tuned walk, and this
+# {claim}`9 holds` too.
 #
-# The tuned walk is worth little that five seeds can show. Its difference from distillation is within a tenth of a point up to 99.1 %, of
-# either sign; at 99.4 % it is four tenths ahead, with an interval that includes zero. There the paper's own settings, with distances averaged,
-# are ahead by 0.8 points and the interval excludes zero: where a fixed mask costs most, it may pay to let the mask move. Up to 96 % the same
-# settings lose to a fixed mask. So at this budget a functionally invariant path to sparsity is about as good as pruning followed by
-# distillation; it needs, for each step, a projection more.
+# The tuned walk adds little to distillation that five seeds can show. The difference is at most 0.15 points up to 99.1 %, of either
+# sign. At 99.4 % it is +0.4 [−0.4, +1.2]. Whether the walk is worth a point is {claim}`7 undecided`: below 99.4 % every interval ends
+# under half of one. With the paper's own settings and distances averaged, the difference at 99.4 % is +0.8 [−0.1, +1.7]: it may pay to
+# let the mask move where a fixed one costs most, and it may not. Up to 96 % the same settings lose 0.6 to 2.3 points to a fixed mask.
+# So at this budget a tuned path to sparsity is nowhere shown to be better than pruning followed by distillation, nor worse by a point;
+# it needs, for each step, a projection more.
 
 # %%
 if scale.name == "cpu":
     labels, walked = pairs["the mask held: labels minus outputs"], pairs["outputs: the tuned walk minus the mask held"]
-    low, high = figures.bootstrap_interval(labels)
+    low, high = figures.t_interval(labels)
     assert (mean("fine-tuning") > full)[:3].all()
     assert (held < full + 0.001).all()
     assert (low > 0)[:4].all()
-    assert (labels.mean(axis=0) < 0.004).all()
+    assert np.round(100 * labels.mean(axis=0), 1)[:4].tolist() == [0.3, 0.3, 0.2, 0.1]
+    assert (abs(labels.mean(axis=0)) < 0.0015)[4:].all()
     assert not (low > 0)[4:].any()
-    assert (abs(walked.mean(axis=0)) < 0.002)[:-1].all()
-    by_paper = figures.bootstrap_interval(pairs["outputs: the paper's walk (mean) minus the mask held"])
-    assert (by_paper[0] > 0)[-1]
-    assert (by_paper[1] < 0)[:4].all()
-    assert not (figures.bootstrap_interval(walked)[0] > 0)[-1]
+    assert (abs(walked.mean(axis=0)) < 0.0015)[:-1].all()
     assert len({*np.sign(walked.mean(axis=0))}) == 2
+    assert (figures.t_interval(walked)[1] < 0.005)[:-1].all()
+    assert (figures.t_interval(walked)[0] > -0.01).all()
+    assert difference(walked[:, -1]) == "+0.4 [−0.4, +1.2]"
+    moving = pairs["outputs: the paper's walk (mean) minus the mask held"]
+    assert difference(moving[:, -1]) == "+0.8 [−0.1, +1.7]"
+    assert (figures.t_interval(moving)[1] < 0)[:4].all()
+    assert np.round(100 * moving.mean(axis=0), 1)[[0, 3]].tolist() == [-2.3, -0.6]
 
 # %% [markdown]
 # ## Verdict
 #
-# The claims stand in `book/claims/paths/sparsity.toml`, and `wmlib.lab.verdicts` judges them by the rule of {doc}`/book/verdicts`.
-# Eleven were fixed before any run. Four were added when the first seed of the summed reading had been seen, and before any run that decides them:
-# they ask the same of the other reading.
+# The claims stand in `book/claims/paths/sparsity.toml`, and {doc}`/book/verdicts` has the rule. Eleven were written before any run.
+# Four were added when the first seed of the summed reading had been seen, and before any run that decides them: they ask the same of
+# the other reading. Claims 1, 2, 12 and 13 had their margin of one point too, and are tests.
 
 # %%
 frames = {
@@ -858,17 +903,34 @@ judged = verdicts.verdict_table("paths/sparsity", scale.name, rows=frames)
 display(Markdown(judged.to_markdown(index=False)))
 
 # %% [markdown]
-# The paper's claim is not reproduced with its published settings in either reading, at our budget: with a sum they do not arrive, with a mean they arrive and lose one to three
-# points. It holds for the walk with a tuned rate up to 96 %, as the next cell checks; there it holds for pruning with a little training as well. One
-# thing FIP has over fine-tuning remains: it asks for no label.
+# - *That accuracy is kept, within one point,* is what the paper claims. With its published settings, at our budget, no reading does it.
+#   With sums it is {claim}`1 contradicted` up to 96 %, at −1.2 to −6.0 points, and {claim}`2 contradicted` above, at −29 to −76. With
+#   means it is {claim}`12 contradicted` up to 96 %, at −0.8 to −2.4 points, and {claim}`13 contradicted` above, at −1.6 to −3.0. (Up
+#   to 96 % two of the four sparsities are contradicted in each reading, and the others undecided.)
+# - *That the walk arrives* is {claim}`3 contradicted` with sums and {claim}`14 mixed` with means.
+# - *Whose outputs are kept* matters most of all: {claim}`5 holds` and {claim}`15 holds`, by 11 to 86 points.
+# - *Tuning* pays, {claim}`6 holds`. The tuned walk keeps the accuracy within one point up to 96 %, as the next cell checks; so does
+#   pruning with a little training.
+# - *Against rivals.* The paper's settings are above pruning in one shot, {claim}`4 partly`. The tuned walk is not below fine-tuning
+#   by a point, {claim}`9 holds`; nor is distillation, which sees no label, {claim}`8 holds`. The tuned walk is above distillation,
+#   {claim}`7 undecided`; above the lottery ticket with as many steps, {claim}`10 partly`; and below it where it has many times the
+#   steps, {claim}`11 undecided`.
+#
+# One thing FIP has over fine-tuning remains: it asks for no label. Distillation does not ask for one either.
 
 # %%
 if scale.name == "cpu":
     for name in ("FIP, tuned", "distillation", "fine-tuning"):
-        assert (full - mean(name) < 0.01)[:4].all()
+        bounds = figures.t_interval(grid(name) - grid(name, "dense"))
+        assert (bounds[0] > -0.01)[:4].all()
         assert (full - mean(name) > 0.01)[4:].all()
-    assert (full - mean("FIP, paper (mean)")).min() > 0.008
-    assert (full - mean("FIP, paper (mean)")).max() < 0.035
+    lost = [np.round(100 * (mean(f"FIP, paper{x}") - full), 1) for x in ("", " (mean)")]
+    parts = [lost[0][:4], lost[0][4:], lost[1][:4], lost[1][4:]]
+    assert [part.max() for part in parts] == [-1.2, -29.0, -0.8, -1.6]
+    assert [part.min() for part in parts] == [-6.0, -76.5, -2.4, -3.0]
+    said = [*["contradicted"] * 3, "partly", "holds", "holds", "undecided", "holds"]
+    said += ["holds", "partly", "undecided", *["contradicted"] * 2, "mixed", "holds"]
+    assert judged.verdict.tolist() == said
 
 # %% [markdown]
 # ## The paper's own scale, traced
@@ -935,10 +997,10 @@ Markdown(
 #   89 % FIP's best is an edge, its smallest rate and penalty; there all that is near it is within a few tenths of a point.
 # - **The ticket** is trained by Adam for two epochs a round; in the paper, by SGD for 40 with the last layer exempt from pruning.
 # - **Sparsity** here is a count of zeros. That a sparse matrix saves memory or time on a device is another matter.
-# - **Seeds.** Five: a percentile bootstrap of five is narrow, and an interval that just excludes zero says little.
+# - **Seeds.** Five. Their intervals are wide: a difference of a point may exist that no table shows.
 #
 # Next, not run: a penalty that falls along the walk, so that it is the function first and the zeros last that decide; the same walk with the
-# labels' loss in place of the outputs; the authors' settings with four times the steps; exact directions in place of Adam; and
+# labels' loss in place of the outputs; the authors' settings with their squared pull and four times the steps; exact directions in place of Adam; and
 # ResNet-20 and DeiT, the other networks that the paper makes sparse.
 #
 # ## Exercises
@@ -958,7 +1020,7 @@ Markdown(
 # Prune each layer by the same fraction in place of all together. What changes in `prune`, is the result still the nearest
 # sparse network, and which layer would you expect to suffer?
 # :::{dropdown} Solution
-# Sort each matrix by itself. The result has as many zeros and is farther away: Pythagoras' check with another choice of places. At 99.4 % the
+# Sort each matrix by itself. The result has as many zeros and is farther away: it keeps less of $|w|^2$. At 99.4 % the
 # last layer would have six of its thousand weights, and ten classes to tell apart.
 # :::
 # ::::

@@ -310,3 +310,48 @@ def test_rows_that_no_chapter_asks_for_are_told(tmp_path):
     assert not unasked(tmp_path, "e", "cpu")
     note_asked(tmp_path, "a/chapter", "cpu", [{"experiment": "e", "runs": runs[:1]}])  # asked for no more
     assert [row["config"]["x"] for row in unasked(tmp_path, "e", "cpu")] == [3]
+
+
+def _copied(tmp_path, *names):
+    for name in ("manifest.json", *names):
+        tmp_path.joinpath(name).write_bytes(RESULTS.joinpath(name).read_bytes())
+    return tmp_path / names[0]
+
+
+def _write(path, lines):
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    "kind", ["of another experiment", "edited and signed", "deleted", "in a file that is not sealed"]
+)
+def test_a_row_that_is_not_where_it_belongs_is_named(kind, tmp_path):
+    path = _copied(tmp_path, "forward_pass_cost.jsonl" if kind.startswith("in") else "sparsity_ticket.jsonl")
+    first, *rest = lines = path.read_bytes().splitlines()
+    says = "is damaged: it is of the experiment"
+    if kind == "of another experiment":
+        _write(path, [*lines, RESULTS.joinpath("forward_pass_cost.jsonl").read_bytes().splitlines()[0]])
+    elif kind == "edited and signed":
+        row = json.loads(first)
+        row["seconds"] += 1
+        row["digest"] = content_digest(row)
+        _write(path, [json.dumps(row).encode(), *rest])
+        says = "lacks 1 of the"
+    elif kind == "deleted":
+        _write(path, rest)
+        says = "lacks 1 of the"
+    else:
+        row = {key: value for key, value in json.loads(first).items() if key not in ("digest", "processor")}
+        _write(path, [json.dumps(row).encode(), *rest])
+        says = "is not sealed in manifest.json"
+    with pytest.raises(ValueError, match=says):
+        read_rows(path)
+
+
+def test_a_withdrawal_without_its_end_is_no_row_come_back(tmp_path):
+    path = _copied(tmp_path, "metric_cost.jsonl", "withdrawn.jsonl")
+    standing_rows(path)
+    gone = tmp_path / "withdrawn.jsonl"
+    gone.write_bytes(gone.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"line \d+ of .*withdrawn\.jsonl is damaged"):
+        standing_rows(path)

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import datetime
 import functools
+import hashlib
 import importlib.util
 import inspect
 import itertools
@@ -27,6 +28,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import equinox as eqx
+import filelock
 import jax
 import numpy as np
 import pandas as pd
@@ -35,10 +37,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
-from wmlib.lab import records
+from wmlib.lab import records, runs
 from wmlib.lab.fingerprints import fingerprint
 from wmlib.lab.presets import Preset
-from wmlib.lab.runs import append_row, read_rows, recorded_runs
+from wmlib.lab.runs import append_row, book_results, read_rows, recorded_runs
 
 CPU = Preset("cpu", 2)
 
@@ -389,6 +391,12 @@ def test_wrong_grids(tmp_path, grid, message):
         wm.sweep("wrong", never, grid, CPU, results=tmp_path)
 
 
+def test_the_recorded_runs_of_the_book_are_found_wherever_sweep_is_told_to_look(tmp_path, monkeypatch):
+    monkeypatch.setenv("WMLIB_RESULTS", str(tmp_path))
+    assert recorded_runs("continual", "cpu").empty
+    assert not recorded_runs("continual", "cpu", results=book_results()).empty
+
+
 def test_recorded_runs_are_read_without_the_code_that_made_them(tmp_path):
     row = {"experiment": "e", "config": {"x": 1}, "seed": 0, "preset": "cpu", "metrics": {"m": 0.5, "n": None}}
     row |= {"curves": {"loss": [2, 1]}, "seconds": 1.0, "device": "cpu", "data": None, "code": "old"}
@@ -621,6 +629,7 @@ def start(folder, script, together=1):
     return subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.processes
 def test_a_sweep_killed_again_and_again_gives_the_rows_of_an_undisturbed_one(tmp_path):
     (script := tmp_path / "experiment.py").write_text(textwrap.dedent(EXPERIMENT))
     alone, killed, shared = (tmp_path / name for name in ("alone", "killed", "shared"))
@@ -655,6 +664,32 @@ def test_a_sweep_killed_again_and_again_gives_the_rows_of_an_undisturbed_one(tmp
     computed = (shared / "log").read_text().split()
     assert len(computed) == 8
     assert set(computed) == {str(process.pid) for process in processes}
+
+
+def test_of_runs_that_others_compute_each_is_taken_over_as_soon_as_it_is_free(tmp_path, monkeypatch):
+    """To wait for one of them would leave another whose process has died."""
+    monkeypatch.setattr(runs, "_POLL", 0.02)
+    order = []
+
+    def claim(x):
+        unit = f"e{records.identity({'x': x}, 0)}"
+        name = hashlib.sha256(unit.encode()).hexdigest()[:16]
+        return filelock.FileLock(tmp_path / ".claims" / name, thread_local=False)
+
+    def run(config, key):
+        order.append(config["x"])
+        if config["x"] == 1:  # the process that had the first run ends only now
+            held[0].release()
+        return {"metrics": {}, "data": "none"}
+
+    (tmp_path / ".claims").mkdir()
+    held = [claim(0), claim(1)]
+    for lock in held:
+        lock.acquire()
+    end = threading.Timer(0.2, held[1].release)
+    end.start()
+    wm.sweep("e", run, {"x": [0, 1, 2]}, Preset("cpu", 1), results=tmp_path)
+    assert order == [2, 1, 0]
 
 
 # --------------------------------------------------------------------------------------------- fingerprints
@@ -807,8 +842,15 @@ def modulated(config, key):
 )
 def test_the_library_counts_where_it_is_used(monkeypatch, definition, counts):
     digest, source = fingerprint(modulated), inspect.getsource
-    line = "    _more = 1\n" if isinstance(definition, type) else "\n@register(exp)\ndef _(x):\n    return x\n"
-    monkeypatch.setattr(inspect, "getsource", lambda d: source(d) + line if d is definition else source(d))
+
+    def changed(what):
+        if what is definition:
+            return source(what) + "\n@register(exp)\ndef _(x):\n    return x\n"
+        if isinstance(definition, type) and what is sys.modules[definition.__module__]:
+            return source(what).replace(text := source(definition), f"{text}    _more = 1\n")
+        return source(what)
+
+    monkeypatch.setattr(inspect, "getsource", changed)
     assert (fingerprint(modulated) != digest) == counts
 
 

@@ -14,6 +14,8 @@ import pytest
 from wmlib.lab.records import content_digest, leads_to, read_lines, read_rows
 from wmlib.lab.verify import differences, methods
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CHAPTER = '''

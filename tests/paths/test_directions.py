@@ -51,7 +51,8 @@ def test_the_residual_is_the_true_one_whatever_the_outcome(n, rank, dimension, h
         beta, epsilon = 10**log_beta, 10**log_epsilon
         found = wm.direction(dense(jnp.asarray(matrix)), jnp.asarray(gradient), beta, epsilon, dimension=dimension)
         true = true_residual(matrix, gradient, found, beta)
-        noise = 20 * np.finfo(dtype).eps * (1 + np.sqrt(epsilon) / np.linalg.norm(beta / 2 * gradient))
+        # The rounding of a product grows with its length.
+        noise = (20 + 2 * n) * np.finfo(dtype).eps * (1 + np.sqrt(epsilon) / np.linalg.norm(beta / 2 * gradient))
         # Dropped as rounding: products whose norm is below twenty units in the last place.
         np.testing.assert_allclose(found.stats["residual"], true, rtol=1e-3, atol=2 * noise)
         if found.stats["converged"]:

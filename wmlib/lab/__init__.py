@@ -9,8 +9,10 @@ from .._lazy import on_first_use
 
 if TYPE_CHECKING:
     from . import data as data
+    from . import engines as engines
     from . import figures as figures
     from . import fingerprints as fingerprints
+    from . import pages as pages
     from . import presets as presets
     from . import records as records
     from . import runs as runs
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = on_first_use(
     __name__,
     dict.fromkeys(
-        ("data", "figures", "fingerprints", "presets", "records", "runs", "transforms", "verdicts", "verify")
+        (
+            "data",
+            "engines",
+            "figures",
+            "fingerprints",
+            "pages",
+            "presets",
+            "records",
+            "runs",
+            "transforms",
+            "verdicts",
+            "verify",
+        )
     ),
 )

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-PACKAGES = ("PIL", "datasets", "filelock", "matplotlib", "mlxtend", "pandas", "pyarrow", "tqdm")
+PACKAGES = ("PIL", "datasets", "filelock", "matplotlib", "mlxtend", "pandas", "pyarrow", "tabulate", "tqdm")
 
 for _name in PACKAGES:
     if find_spec(_name) is None:

@@ -15,39 +15,52 @@ from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from ..manifolds.shapes import AbstractManifold
 
-# The eight colours of Okabe and Ito, distinct for the common kinds of colour blindness, without black and with
-# their pale yellow last: it is hard to see on a light ground.
-PALETTE: tuple[str, ...] = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#F0E442")
+# Nine colours, each at least 3:1 against the ground (WCAG 2.2, 1.4.11), and any two apart by 14 of CIELAB's units at
+# least, as the commonest kinds of colour blindness see them (Machado, Oliveira & Fernandes 2009).
+_BLUE, _AMBER, _GREEN, _BRICK, _PINK = "#0072B2", "#B1842D", "#249B60", "#BB4D36", "#A5188A"
+_SKY, _GREY, _BROWN, _VIOLET, _INK = "#0F7FFB", "#6E6E6E", "#573513", "#5624EB", "#2B2B2B"
+PALETTE: tuple[str, ...] = (_BLUE, _AMBER, _GREEN, _BRICK, _PINK, _SKY, _GREY, _BROWN, _VIOLET)
 
-# One colour for one method through the whole book.
+# One colour for one method through the whole book. A manifold without its metric is brick, whichever manifold it is.
 METHOD_COLOURS: Mapping[str, str] = {
-    "ellipse": "#0072B2",
-    "ellipse, no metric": "#56B4E9",
-    "none": "#6E6E6E",
-    "concat": "#E69F00",
-    "embed": "#009E73",
-    "film": "#CC79A7",
-    "line": "#D55E00",
-    "line, no metric": "#F2A27E",
+    "ellipse": _BLUE,
+    "ellipse, no metric": _BRICK,
+    "none": _GREY,
+    "concat": _AMBER,
+    "embed": _GREEN,
+    "film": _PINK,
+    "line": _VIOLET,
+    "line, no metric": _BRICK,
 }
 
 # The same for the paths of Part II. Plain descent of the new task is fine-tuning.
 PATH_COLOURS: Mapping[str, str] = {
-    "fine-tuning": "#8C6D31",
-    "joint": "#2B2B2B",
-    "replay": "#E69F00",
-    "L2": "#CC79A7",
-    "FIP": "#0072B2",
-    "FIP, squared": "#56B4E9",
-    "FIP, exact": "#D55E00",
-    "FIP, exact, not anchored": "#F2A27E",
+    "fine-tuning": _BROWN,
+    "joint": _INK,
+    "replay": _AMBER,
+    "L2": _PINK,
+    "FIP": _BLUE,
+    "FIP, squared": _SKY,
+    "FIP, exact": _BRICK,
+    "FIP, exact, not anchored": _VIOLET,
+}
+
+# The verdicts. Their words stand beside them everywhere, so that nothing hangs on the colour alone.
+VERDICT_COLOURS: Mapping[str, str] = {
+    "reproduced": _BLUE,
+    "holds": _BLUE,
+    "partly": _SKY,
+    "mixed": _AMBER,
+    "undecided": _GREY,
+    "contradicted": _BRICK,
+    "not tested": "#8A8A8A",
 }
 
 GROUND = "#FBFAF7"
-_INK = "#2B2B2B"
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _INK,
@@ -101,14 +114,58 @@ def use_style() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None}, facecolor=GROUND, bbox_inches=None)
 
 
+def _runs(values: ArrayLike, confidence: float) -> Float[np.ndarray, "runs ..."]:
+    """The results of an interval's runs; a `ValueError` if there are none, or they or the confidence are out of range."""
+    runs = np.asarray(values, dtype=np.float64)
+    if runs.ndim == 0 or len(runs) == 0:
+        raise ValueError(f"an interval needs values of shape (runs, ...) with at least one run, got {runs.shape}")
+    if not np.isfinite(runs).all():
+        raise ValueError(
+            f"{(~np.isfinite(runs)).sum()} of {runs.size} values are not finite; leave out the runs that diverged"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+    return runs
+
+
+def t_interval(
+    values: ArrayLike, *, confidence: float = 0.95
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    r"""Student's interval of a mean over runs (Student 1908).
+
+    With the mean $\bar x$ and the standard deviation $s$ of $n$ runs, $\bar x \pm t\, s / \sqrt n$, where $t$ is the
+    quantile $(1 + c)/2$ of Student's distribution with $n - 1$ degrees of freedom, and $c$ the confidence. It covers the
+    mean of normal results exactly as often as it says, for three runs as for twenty.
+
+    **Arguments:** `values`, the results of the runs, of shape `(runs, ...)`; each entry of the trailing shape gets an
+    interval of its own. `confidence` $c$, in (0, 1).
+
+    **Returns:** `(low, high)`, each of the trailing shape. One run has no interval: both are NaN, which matplotlib leaves
+    out.
+
+    **Raises:** `ValueError` if there are no runs, a value is not finite, or `confidence` is out of range.
+
+    ```python
+    low, high = t_interval([0.41, 0.43, 0.42])
+    ```
+    """
+    runs = _runs(values, confidence)
+    n, mean = len(runs), runs.mean(axis=0)
+    if n == 1:
+        return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    half = stats.t.ppf((1 + confidence) / 2, n - 1) * runs.std(axis=0, ddof=1) / np.sqrt(n)
+    return np.asarray(mean - half), np.asarray(mean + half)
+
+
 def bootstrap_interval(
     values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """The percentile bootstrap interval of a mean over runs (Efron & Tibshirani 1994, chapter 13).
 
+    The book uses `t_interval`: for five normal runs this one covers the mean 85 times in a hundred instead of 95.
+
     The runs are drawn again with replacement, `resamples` times; the interval holds the central part `confidence` of
-    the means. Percentiles are preferred to bias-corrected intervals here because they stay defined for the three to
-    twenty runs that a figure has, and for runs that all agree.
+    the means.
 
     **Arguments:** `values`, the results of the runs, of shape `(runs, ...)`; each entry of the trailing shape gets an
     interval of its own, from the same resamples. `confidence`, in (0, 1). `seed` fixes the resamples.
@@ -121,15 +178,7 @@ def bootstrap_interval(
     low, high = bootstrap_interval([0.41, 0.43, 0.42])
     ```
     """
-    runs = np.asarray(values, dtype=np.float64)
-    if runs.ndim == 0 or len(runs) == 0:
-        raise ValueError(f"an interval needs values of shape (runs, ...) with at least one run, got {runs.shape}")
-    if not np.isfinite(runs).all():
-        raise ValueError(
-            f"{(~np.isfinite(runs)).sum()} of {runs.size} values are not finite; leave out the runs that diverged"
-        )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+    runs = _runs(values, confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}; 10,000 is usual")
     # How often each run is drawn is all that a mean needs: no array of resampled values.
@@ -150,7 +199,7 @@ def accuracy_curve(
     confidence: float = 0.95,
     **line: Any,
 ) -> None:
-    """Draw the mean over runs as a line with points, and its bootstrap interval as a band.
+    """Draw the mean over runs as a line with points, and its `t_interval` as a band.
 
     **Arguments:** `x`, the positions, of shape `(points,)`. `values`, the results, of shape `(runs, points)`.
     `method`, a key of `METHOD_COLOURS`, chooses the colour and, unless `label` is given, names the curve. `colour`
@@ -167,7 +216,7 @@ def accuracy_curve(
         if method not in METHOD_COLOURS:
             raise ValueError(f"method {method!r} has no colour; it has to be one of {', '.join(METHOD_COLOURS)}")
         colour = METHOD_COLOURS[method]
-    low, high = bootstrap_interval(values, confidence=confidence)
+    low, high = t_interval(values, confidence=confidence)
     options = {"marker": "o", "color": colour, "label": label if label is not None else method} | line
     (drawn,) = ax.plot(x, values.mean(axis=0), **options)
     ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)

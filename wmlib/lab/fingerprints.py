@@ -122,7 +122,17 @@ def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[s
 
 
 def _source(definition: Any) -> str:
+    """The text of a definition, a class with its decorators.
+
+    `inspect` would take a class from the line that Python 3.13 notes, which is another where something decorates it on
+    import, and a function that came from a string from the file of the module whose name that string was given.
+    """
     try:
+        if isinstance(definition, type) and (found := _class_in(sys.modules[definition.__module__], definition)):
+            return found
+        file = getattr(getattr(definition, "__code__", None), "co_filename", "")
+        if file == "<string>":
+            raise OSError("it came from a string")
         return textwrap.dedent(inspect.getsource(definition))
     except (OSError, TypeError) as error:
         # A class made in a notebook: Python finds the cell of a function, but not that of a class.
@@ -135,6 +145,33 @@ def _source(definition: Any) -> str:
         raise ValueError(
             f"the code of {definition.__qualname__} cannot be read; define it in a file or a notebook"
         ) from error
+
+
+@functools.cache
+def _classes(text: str) -> dict[str, ast.ClassDef]:
+    """The classes in the text of a module, by their qualified names."""
+    found: dict[str, ast.ClassDef] = {}
+
+    def look(node: ast.AST, within: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            name = within
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                name = f"{within}{child.name}"
+                if isinstance(child, ast.ClassDef):
+                    found[name] = child
+                name += "." if isinstance(child, ast.ClassDef) else ".<locals>."
+            look(child, name)
+
+    look(ast.parse(text), "")
+    return found
+
+
+def _class_in(module: types.ModuleType, definition: type) -> str | None:
+    """The text of a class in the file of its module, if it has one."""
+    with contextlib.suppress(OSError, TypeError):
+        if node := _classes(inspect.getsource(module)).get(definition.__qualname__):
+            return ast.unparse(node)
+    return None
 
 
 def _free_names(text: str) -> set[str]:

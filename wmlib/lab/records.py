@@ -47,7 +47,8 @@ def content_digest(entry: Mapping[str, Any]) -> str:
 def read_lines(path: str | os.PathLike[str], needs: Iterable[str], what: str = "row") -> list[dict[str, Any]]:
     """The entries of a file of JSON lines; none if there is no file.
 
-    A last line that a kill left half-written is passed over, with a warning.
+    A last line that a kill left half-written is passed over, with a warning; a withdrawal is not, or what it withdraws
+    would be back.
 
     **Raises:** `ValueError`, with the number of the line, if another line is damaged, lacks one of the keys `needs`, or
     is not what its `digest` was made of.
@@ -68,12 +69,10 @@ def read_lines(path: str | os.PathLike[str], needs: Iterable[str], what: str = "
                 raise ValueError(f"its content has the digest {content_digest(entry)}, not {entry['digest']}")
             entries.append(entry)
         except (ValueError, AttributeError) as error:
-            if number == len(lines) and "has the digest" not in str(
-                error
-            ):  # no newline after it: the write did not end
-                warnings.warn(
-                    f"{path} ends in a half-written line, which is left out; its run is missing", stacklevel=3
-                )
+            ended = "has the digest" in str(error)  # no newline after it: the write did not end
+            if number == len(lines) and not ended and what != "withdrawal":
+                lost = "; its run is missing" if what == "row" else ""
+                warnings.warn(f"{path} ends in a half-written line, which is left out{lost}", stacklevel=3)
             else:
                 raise ValueError(
                     f"line {number} of {path} is damaged ({error}); restore the file, or delete that line to compute"
@@ -88,22 +87,29 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A last line that a kill left half-written is passed over, with a warning. Rows from before rows had a digest of
     their content are held against `manifest.json` in the same folder, where there is one.
 
-    **Raises:** `ValueError`, with the number of the line, if another line is damaged or its content is not what was
-    written.
+    **Raises:** `ValueError`, with the number of the line, if another line is damaged, its content is not what was written
+    or it is of another experiment; and if a row that the manifest seals is not there.
     """
     path = Path(path)
-    rows = read_lines(path, _ROW)
-    if not all("digest" in row for row in rows):
-        sealed = manifest(path.parent).get(path.name)
-        for number, row in enumerate(rows, 1):
-            if "digest" in row or (sealed is None and "processor" not in row):
-                continue
-            if "processor" in row or content_digest(row) not in (sealed or ()):
-                raise ValueError(
-                    f"row {number} of {path} (seed {row['seed']}, {row['config']!r:.100}) is damaged: its content has the"
-                    f" digest {content_digest(row)}, which is not sealed in manifest.json; restore the file, or delete"
-                    " that line to compute its run again"
-                )
+    rows, sealed = read_lines(path, _ROW), manifest(path.parent)
+    mine, unsigned = sealed.get(path.name, []), []
+    for number, row in enumerate(rows, 1):
+        wrong = ""
+        if row["experiment"] != path.stem:
+            wrong = f"it is of the experiment {row['experiment']!r}"
+        elif "digest" not in row:
+            unsigned.append(content_digest(row))
+            if "processor" in row or (sealed and unsigned[-1] not in mine):
+                wrong = f"its content has the digest {unsigned[-1]}, which is not sealed in manifest.json"
+        if wrong:
+            raise ValueError(
+                f"row {number} of {path} (seed {row['seed']}, {row['config']!r:.100}) is damaged: {wrong}; restore the"
+                " file, or delete that line to compute its run again"
+            )
+    if rows and (lacks := {*mine} - {*unsigned}):
+        raise ValueError(
+            f"{path} lacks {len(lacks)} of the {len(mine)} rows that manifest.json seals ({min(lacks)}, …); restore the file"
+        )
     return rows
 
 

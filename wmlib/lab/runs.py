@@ -31,6 +31,7 @@ from .records import circumstances, equivalences, freshness, identity, leads_to,
 from .records import read_rows as read_rows
 
 _COLUMNS = ("seed", "seconds", "device", "data", "stale")
+_POLL = 0.5  # seconds between two looks at the runs that other processes compute
 
 
 def sweep(
@@ -97,9 +98,10 @@ def sweep(
     # Seed by seed, so that a sweep that is stopped is a complete one of fewer seeds.
     missing = sorted((w for w in wanted if identity(*w) not in rows), key=lambda w: w[1])
     if missing and not compute:
+        which = ", ".join(f"{config} seed {seed}" for config, seed in missing[:5]) + ", …" * (len(missing) > 5)
         raise LookupError(
-            f"{len(missing)} of {len(wanted)} runs of {name!r} are not recorded at the preset {preset.name!r} in {path};"
-            f" compute them with: make rerun CHAPTER=<the chapter> PRESET={preset.name}"
+            f"{len(missing)} of {len(wanted)} runs of {name!r} are not recorded at the preset {preset.name!r} in {path}:"
+            f" {which}; compute them with: make rerun CHAPTER=<the chapter> PRESET={preset.name}"
         )
     if missing:
         _writable(path)
@@ -177,29 +179,32 @@ class _Task:
             return True
 
 
-def _compute(task: _Task, runs: Sequence, executor: Any, wait: bool = False) -> Iterator[tuple]:
-    """Compute runs; those that other processes are computing are left for last, and then waited for."""
-    futures = (
-        {}
-        if executor is None
-        else {executor.submit(task, config, seeds, wait): (config, seeds) for config, seeds in runs}
-    )
-    if executor is None:
-        done = (((config, seeds), task(config, seeds, wait)) for config, seeds in runs)
-    else:
-        done = ((futures[future], future.result()) for future in _as_completed(futures))
-    left = []
-    try:
-        for run, is_recorded in done:
-            if is_recorded:
-                yield run
-            else:
-                left.append(run)
-    finally:  # after an exception, begin nothing more
-        for future in futures:
-            future.cancel()
-    if left:
-        yield from _compute(task, left, executor, wait=True)
+def _compute(task: _Task, runs: Sequence, executor: Any) -> Iterator[tuple]:
+    """Compute runs; those that other processes are computing are left for last, and tried again until none is left."""
+    wait = False
+    while runs:
+        futures = (
+            {}
+            if executor is None
+            else {executor.submit(task, config, seeds, wait): (config, seeds) for config, seeds in runs}
+        )
+        if executor is None:
+            done = (((config, seeds), task(config, seeds, wait)) for config, seeds in runs)
+        else:
+            done = ((futures[future], future.result()) for future in _as_completed(futures))
+        left = []
+        try:
+            for run, is_recorded in done:
+                if is_recorded:
+                    yield run
+                else:
+                    left.append(run)
+        finally:  # after an exception, begin nothing more
+            for future in futures:
+                future.cancel()
+        runs, wait = left, executor is not None
+        if left and not wait:  # all of them in turn: to wait for one would leave those whose process has died
+            time.sleep(_POLL)
 
 
 def _as_completed(futures: Iterable[Any]) -> Iterator[Any]:
@@ -245,6 +250,14 @@ def _folder(results: str | os.PathLike[str] | None, preset: str) -> Path:
     if not (root / "book" / "results").is_dir():
         return Path("results")
     return root / "_build" / "results" if preset == "quick" else root / "book" / "results"
+
+
+def book_results() -> Path:
+    """The folder of the recorded runs that come with the book, wherever `sweep` is told to look.
+
+    `recorded_runs(name, "cpu", results=book_results())` tells what is recorded, whatever is run here.
+    """
+    return Path(__file__).resolve().parents[2] / "book" / "results"
 
 
 _TIMES = re.compile(r"(^|[\W_])(wall|cpu|seconds)([\W_]|$)")

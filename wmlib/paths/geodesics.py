@@ -303,7 +303,7 @@ def geodesic(
         outcome = "step limit: increase max_steps, rtol or atol, or lower time"
     elif kinked.any():
         outcome = (
-            f"kinks: the outputs of {kinked.max()} of {len(off[0])} inputs moved as their derivatives do not tell, by a mean"
+            f"kinks: the outputs of {kinked.max()} of {len(off[0])} inputs moved as their derivatives do not tell, by a mean"  # pyright: ignore[reportGeneralTypeIssues]
             f" distance of {unexplained.max():.1e}; take a smooth activation in place of ReLU or max-pooling (tanh, GELU,"
             " mean-pooling), or lower time; if the network is smooth, lower rtol and atol"
         )
