@@ -1,0 +1,16 @@
+"""Arrays that explicit sharding divides among devices."""
+
+import jax
+from jax.sharding import PartitionSpec, reshard
+from jaxtyping import Array, PyTree
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """The arrays, each device with the whole of those that explicit sharding divides: along such an axis nothing can be
+    sliced, or contracted, without saying how the result is divided."""
+
+    def whole(x):
+        divided = isinstance(x, Array) and any(part is not None for part in jax.typeof(x).sharding.spec)
+        return reshard(x, PartitionSpec()) if divided else x
+
+    return jax.tree.map(whole, tree)
