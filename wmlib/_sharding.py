@@ -1,7 +1,7 @@
 """Arrays that explicit sharding divides among devices."""
 
 import jax
-from jax.sharding import PartitionSpec, reshard
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, reshard
 from jaxtyping import Array, PyTree
 
 
@@ -14,3 +14,10 @@ def gathered(tree: PyTree) -> PyTree:
         return reshard(x, PartitionSpec()) if divided else x
 
     return jax.tree.map(whole, tree)
+
+
+def divided(x: Array, sharding: Sharding | None) -> Array:
+    """The array, divided as another is that explicit sharding divides."""
+    if isinstance(sharding, NamedSharding) and any(part is not None for part in sharding.spec):
+        return reshard(x, sharding.spec)
+    return x

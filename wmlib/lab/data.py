@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +61,7 @@ class Dataset(NamedTuple):
     fingerprint: str
 
 
-def load_dataset(name: str, split: str, size: int | None = None) -> Dataset:
+def load_dataset(name: str, split: str, size: SupportsIndex | None = None) -> Dataset:
     """Load a dataset as arrays.
 
     Looks in this order: `$WMLIB_DATA/<name>/<split>.parquet` (the schema of the hub), the cache of the `datasets`
@@ -259,7 +259,14 @@ class Splits(NamedTuple):
     fingerprint: str
 
 
-def load_splits(name: str, train: int, validation: int, test: int, *, pool: int = 1) -> Splits:
+def load_splits(
+    name: str,
+    train: SupportsIndex,
+    validation: SupportsIndex,
+    test: SupportsIndex,
+    *,
+    pool: SupportsIndex = 1,
+) -> Splits:
     """Images for an experiment: training and validation images from one split, test images from the other.
 
     The first `train` rows of the dataset's training split are for training, the next `validation` rows for choosing

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .._counts import check_count
+from .._sharding import gathered
 from .modulation import BasisPoints, Modulated, _wide
 from .shapes import AbstractManifold
 
@@ -109,7 +110,7 @@ def solve_metric(
     *,
     rtol: float = 1e-5,
     atol: float = 1e-8,
-    max_steps: int | None = None,
+    max_steps: SupportsIndex | None = None,
     damping: float = 0.0,
 ) -> MetricSolution:
     r"""Solve `(E_s[J^T J] + damping · I) ΔP = g` for a curved manifold, without a matrix (Eq. 7).
@@ -154,7 +155,7 @@ def solve_metric(
             raise ValueError(f"the {name} must be finite; look for a loss that diverged, or for NaN in the inputs")
     dtypes = jax.tree.map(jnp.result_type, points)
     points, gradient = (
-        jax.tree.map(lambda x: jnp.asarray(x, _wide(jnp.result_type(x))), t) for t in (points, gradient)
+        gathered(jax.tree.map(lambda x: jnp.asarray(x, _wide(jnp.result_type(x))), t)) for t in (points, gradient)
     )
 
     def sweep(p):

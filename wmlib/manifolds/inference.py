@@ -1,7 +1,7 @@
 """Which context an input comes from, when nobody says."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ def infer_context(
     contexts: Shaped[Array, "candidates ..."],
     *,
     shared: bool = False,
-    batch: int = 500,
+    batch: SupportsIndex = 500,
 ) -> InferredContext:
     r"""The candidate context in which a classifier is surest: the least entropy of `p(· | x, s)`.
 

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -502,7 +502,7 @@ def modulate(
     spread: float | int = 0.5,
     where: Callable[[PyTree], Any] | None = None,
     filter_spec: Callable[[Any], bool] | PyTree = eqx.is_inexact_array,
-    memory: int | None = None,
+    memory: SupportsIndex | None = None,
 ) -> Modulated:
     r"""Replace the weights of a model by a manifold of weights, `M(s) = sum_k a_k(s) P_k` (Eq. 12).
 

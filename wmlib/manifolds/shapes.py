@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -375,7 +375,7 @@ class BSpline(AbstractManifold):
     degree: int = eqx.field(static=True)
     periodic: bool = eqx.field(static=True)
 
-    def __init__(self, size: int, degree: int = 3, periodic: bool = False):
+    def __init__(self, size: SupportsIndex, degree: SupportsIndex = 3, periodic: bool = False):
         """**Raises:** `ValueError` for a negative degree or fewer than `degree + 1` points."""
         self.degree = check_count("the degree of a spline (3 is the cubic spline)", degree, 0)
         self.size_ = check_count(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpy.typing import ArrayLike
 
 from .._counts import NoCountError, check_count
+from .._sharding import divided, gathered
 from .metric import FunctionMetric, check_positive, check_structure, output_of_one, refuse_complex
 
 
@@ -65,7 +66,7 @@ class Krylov(eqx.Module):
         return unravel(combination(self.blocks, np.asarray(coefficients, float)), self.structure)
 
 
-def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: int) -> Krylov:
+def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: SupportsIndex) -> Krylov:
     r"""The Krylov basis of a metric from a start, by Lanczos' recursion with full reorthogonalisation.
 
     One product with the metric for each vector of the basis, in a loop in Python around compiled steps. The basis grows in
@@ -97,7 +98,7 @@ def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: 
 
 
 def lanczos_and_rest(
-    metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: int
+    metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: SupportsIndex
 ) -> tuple[Krylov, Float[Array, " n"]]:
     """As `lanczos`, and what the product with the last vector has outside the basis, of the norm `residual`."""
     structure = _structure(metric)
@@ -130,7 +131,7 @@ class Spectrum(eqx.Module):
     stats: dict[str, Any]
     structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
 
-    def vector(self, index: int) -> PyTree[Array]:
+    def vector(self, index: SupportsIndex) -> PyTree[Array]:
         """An eigenvector as a movement of the weights.
 
         **Raises:** `IndexError` unless the index is between 0 and `k - 1`; `TypeError` if it is no integer.
@@ -146,10 +147,10 @@ class Spectrum(eqx.Module):
 
 def spectrum(
     metric: lx.AbstractLinearOperator,
-    k: int,
+    k: SupportsIndex,
     *,
     key: PRNGKeyArray,
-    dimension: int | None = None,
+    dimension: SupportsIndex | None = None,
     rtol: float | int = 1e-4,
 ) -> Spectrum:
     r"""The `k` largest eigenvalues of a metric and their eigenvectors, by Lanczos' method from a random start.
@@ -300,7 +301,7 @@ class InvariantDimension(eqx.Module):
 
 
 def spectral_density(
-    metric: lx.AbstractLinearOperator, *, key: PRNGKeyArray, probes: int = 8, dimension: int = 60
+    metric: lx.AbstractLinearOperator, *, key: PRNGKeyArray, probes: SupportsIndex = 8, dimension: SupportsIndex = 60
 ) -> SpectralDensity:
     r"""The density of all eigenvalues of a metric, by stochastic Lanczos quadrature.
 
@@ -375,7 +376,7 @@ def _precision(structure):
 def ravel(tree: PyTree[Array], dtype: np.dtype) -> Array:
     """As `ravel_pytree`, in one type."""
     # A copy, since what comes of it is overwritten: of one flat array it would be that array itself.
-    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)]).copy()
+    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(gathered(tree))]).copy()
 
 
 @eqx.filter_jit
@@ -383,7 +384,8 @@ def unravel(flat: Array, structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Arra
     """The inverse of `ravel_pytree`, for trees of one structure."""
     leaves, treedef = jax.tree.flatten(structure)
     parts = jnp.split(flat, np.cumsum([x.size for x in leaves])[:-1])
-    return treedef.unflatten([p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)])
+    shaped = [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)]
+    return treedef.unflatten([divided(p, x.sharding) for p, x in zip(shaped, leaves, strict=True)])
 
 
 def _probe(key: PRNGKeyArray, structure: PyTree[jax.ShapeDtypeStruct]) -> Array:
