@@ -34,6 +34,13 @@ metric = wm.FunctionMetric(call, NET, X)
 task = wm.objectives.Task(call, X, LABELS, 4)
 modulated = wm.modulate(NET, wm.Ellipse(), key=KEY)
 
+ENSEMBLE = eqx.filter_vmap(lambda key: wm.modulate(NET, wm.Ellipse(), key=key))(jax.random.split(KEY, 3))
+
+
+def solved(**changed):
+    rest = dict(points=jnp.ones((2, 3)), gradient=jnp.ones((2, 3)), contexts=jnp.linspace(0, 1, 5)) | changed
+    return wm.solve_metric(lambda s, p: p[0] * (1 - s) + p[1] * s, **rest)
+
 
 def batched(w, x):
     return x @ jnp.ones((12, 2)) if x.ndim == 2 else jnp.zeros((2, 2)) @ x
@@ -71,24 +78,47 @@ def swept(grid, seeds=1):
 V, T, F = ValueError, TypeError, FloatingPointError
 TABLE = [
     # manifolds
-    ("BSpline", lambda: wm.BSpline(0), V, "whole number"),
+    ("BSpline", lambda: wm.BSpline(0), V, "add points or lower the degree"),
     ("BSpline", lambda: wm.BSpline(3, 5), V, "at least|degree"),
-    ("Fourier", lambda: wm.Fourier(0), V, "whole number"),
-    ("Sphere", lambda: wm.Sphere(0), V, "whole number"),
-    ("Simplex", lambda: wm.Simplex(0), V, "whole number"),
+    ("Fourier", lambda: wm.Fourier(0), V, "1 is an ellipse"),
+    ("Sphere", lambda: wm.Sphere(0), V, "1 is an ellipsoid"),
+    ("Simplex", lambda: wm.Simplex(0), V, "2 are a line"),
     ("Product", lambda: wm.Product(), V, "at least two|manifold"),
     ("Ellipse", lambda: wm.Ellipse().basis(jnp.zeros(2)), V, r"jax\.vmap for a batch"),
     ("Line", lambda: wm.Line().basis(jnp.zeros(2)), V, r"jax\.vmap for a batch"),
     ("TetheredRod", lambda: wm.TetheredRod().basis(jnp.zeros(2)), V, r"jax\.vmap for a batch"),
+    ("Ellipse", lambda: wm.Ellipse().basis(0.3 + 1j), T, "give the real part"),
+    ("Fourier", lambda: wm.Fourier(2.0), T, r"use int\(\.\.\.\)"),
+    ("Simplex", lambda: wm.Simplex(True), T, r"use int\(\.\.\.\)"),
+    ("AbstractManifold", lambda: wm.Line().check(np.array([0.5j])), T, "give the real part"),
     ("AbstractManifold", lambda: wm.Line().check(np.array([0.5, 2.0])), V, "rescale or project the contexts first"),
     ("modulate", lambda: wm.modulate(NET, wm.Ellipse(), spread=-1.0, key=KEY), V, "spread must be a finite number"),
     ("modulate", lambda: wm.modulate(NET, wm.Ellipse(), spread=jnp.nan, key=KEY), V, "spread must be a finite number"),
     ("modulate", lambda: wm.modulate(modulated, wm.Ellipse(), key=KEY), V, r"one wm\.Product"),
     ("modulate", lambda: wm.modulate(NOTHING, wm.Ellipse(), key=KEY), V, "array"),
     ("modulate", lambda: wm.modulate(TIED, wm.Ellipse(), key=KEY), V, r"nn\.Shared"),
+    ("modulate", lambda: wm.modulate({"w": ARRAY / 0}, wm.Ellipse(), key=KEY), V, "leave such an array, a mask"),
+    ("modulate", lambda: wm.modulate(NET, wm.Ellipse(), key=KEY, memory=-1), V, "None for the default"),
+    ("modulate", lambda: wm.modulate(NET, wm.Ellipse(), key=KEY, memory=True), V, r"use int\(\.\.\.\)"),
+    ("Modulated", lambda: ENSEMBLE.at(0.3), V, "network by network"),
+    ("Modulated", lambda: ENSEMBLE(X[0], 0.3), V, "network by network"),
+    ("Modulated", lambda: ENSEMBLE.squared_norm(0.3), V, "network by network"),
+    ("Modulated", lambda: eqx.tree_at(lambda n: n.manifold, modulated, wm.Fourier(1)).at(0.3), V, "modulate the model on"),
     ("Modulated", lambda: modulated(X[0], jnp.zeros(2)), V, "context"),
     ("precondition", lambda: wm.precondition(wm.Ellipse(), jnp.zeros((0,))), V, "samples at least 1"),
     ("solve_metric", lambda: wm.solve_metric(modulated, PART, X, jnp.zeros(3)), V, "structure"),
+    ("solve_metric", lambda: solved(rtol=jnp.nan), V, "1e-5 is the default"),
+    ("solve_metric", lambda: solved(rtol=np.inf), V, "1e-5 is the default"),
+    ("solve_metric", lambda: solved(atol=-1.0), V, "1e-8 is the default"),
+    ("solve_metric", lambda: solved(damping=np.inf), V, "0 is the default"),
+    ("solve_metric", lambda: solved(max_steps=0), V, "None leaves it to lineax"),
+    ("solve_metric", lambda: solved(max_steps=True), V, r"use int\(\.\.\.\)"),
+    ("solve_metric", lambda: solved(points=jnp.ones((2, 3), int)), T, "astype"),
+    ("solve_metric", lambda: solved(gradient=jnp.full((2, 3), jnp.nan)), V, "a loss that diverged"),
+    ("solve_metric", lambda: solved(points={}, gradient={}), V, "give the points of the manifold"),
+    ("infer_context", lambda: wm.infer_context(modulated, X, jnp.ones(2, complex)), T, "give the real part"),
+    ("infer_context", lambda: wm.infer_context(ENSEMBLE, X, jnp.zeros(2)), V, "network by network"),
+    ("infer_context", lambda: wm.infer_context(lambda x, s: jnp.arange(3), X, jnp.zeros(2)), T, "astype"),
     ("infer_context", lambda: wm.infer_context(modulated, EMPTY, jnp.zeros(2)), V, "no input"),
     ("infer_context", lambda: wm.infer_context(modulated, X, jnp.zeros(0)), V, "no candidate"),
     ("infer_context", lambda: wm.infer_context(modulated, X, jnp.zeros(2), batch=0), V, "500 is the default"),
@@ -106,6 +136,11 @@ TABLE = [
     ("spectrum", lambda: wm.spectrum(metric, 0, key=KEY), V, "between 1 and|at least 1"),
     ("spectrum", lambda: wm.spectrum(metric, 3, key=KEY, dimension=2), V, "leave it out"),
     ("spectral_density", lambda: wm.spectral_density(metric, key=KEY, probes=0), V, "at least 1|positive"),
+    ("spectrum", lambda: wm.spectrum(metric, 10**6, key=KEY), V, "between 1 and"),
+    ("Spectrum", lambda: wm.spectrum(metric, 2, key=KEY).vector(2), IndexError, "a larger k"),
+    ("Spectrum", lambda: wm.spectrum(metric, 2, key=KEY).vector(-1), IndexError, "a larger k"),
+    ("Krylov", lambda: wm.lanczos(metric, PART, 3).combine(np.ones(2)), V, "one a vector"),
+    ("SpectralDensity", lambda: wm.spectral_density(metric, key=KEY, probes=1).smoothed([-1.0]), V, "leave others out"),
     # directions and geodesics
     ("direction", lambda: wm.direction(metric), V, "give a key"),
     ("direction", lambda: wm.direction(metric, PART, beta=0.0), V, "1.0 is the default"),
@@ -227,7 +262,8 @@ TABLE = [
     ("rivals.FiLM", lambda: wm.rivals.FiLM(inputs=3, **SMALL, key=KEY)(IMAGE, 0.1), V, "give inputs the length"),
     # the lab
     ("load_dataset", lambda: wm.load_dataset("mnist6k", "train"), V, "choose one of"),
-    ("load_dataset", lambda: wm.load_dataset("mnist5k", "train", 0), V, "whole number of at least 1"),
+    ("load_dataset", lambda: wm.load_dataset("mnist5k", "train", 0), V, "None for all rows"),
+    ("load_dataset", lambda: wm.load_dataset("mnist5k", "train", True), V, r"use int\(\.\.\.\)"),
     ("load_dataset", lambda: wm.load_dataset("mnist5k", "validation"), V, "train"),
     ("load_splits", lambda: wm.load_splits("mnist5k", 10, 5, 5, pool=5), V, "pool must divide"),
     ("load_splits", lambda: wm.load_splits("mnist6k", 10, 5, 5), V, "choose one of"),

@@ -69,12 +69,18 @@ DEEP = stored(Image.fromarray(np.zeros((4, 4), np.float32)), "tiff")
         ({"img": [GOOD, {"bytes": None, "path": "a.png"}], "label": [0, 1]}, "image 1 of cifar10 is a path without"),
         ({"img": [GOOD["bytes"]], "label": [0]}, "image 0 of cifar10 is a value of type bytes; the column must hold"),
         ({"img": [GOOD, GOOD, WIDE], "label": [0, 1, 2]}, r"image 2 of cifar10 has the shape \(3, 4, 5\).*one size"),
-        ({"img": [DEEP], "label": [0]}, "image 0 of cifar10 cannot be decoded .*floating-point.*; copy or download"),
+        (
+            {"img": [DEEP], "label": [0]},
+            "image 0 of cifar10 cannot be decoded .*the mode F, have no known range: store 8 or 16 bits.*; copy or download",
+        ),
         ({"img": [{"bytes": b"\x89PNG\r\n", "path": ""}], "label": [0]}, "image 0 of cifar10 cannot be decoded"),
         ({"img": [GOOD] * 3, "label": [0, None, 2]}, r"row 1 of cifar10 has no label in 'label' \(1 of 3 .*leave such"),
         ({"img": [GOOD] * 2, "label": [0.0, float("nan")]}, "row 1 of cifar10 has no label"),
         ({"img": [GOOD], "label": ["cat"]}, "cifar10 has labels of type string in 'label'; store them as numbers"),
-        ({"img": [GOOD], "label": [2**40]}, "cifar10 has labels in 'label' that do not fit 32 bits; number"),
+        (
+            {"img": [GOOD], "label": [2**40]},
+            r"row 0 of cifar10 has the label 1099511627776 .*from 0 to 9; number the 10 classes from 0",
+        ),
         (
             {"img": pa.array([], pa.struct([("bytes", pa.binary())])), "label": pa.array([], pa.int64())},
             "no rows; copy",
@@ -126,10 +132,10 @@ def test_labels_of_other_whole_types_stay_what_they_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist5k", 0, 1, 1), "train must be a whole number of at least 1, got 0"),
-        (("mnist5k", 2, -1, 1), "validation must be a whole number of at least 0, got -1"),
-        (("mnist5k", 2, 1, 0), "test must be a whole number of at least 1, got 0"),
-        (("mnist5k", True, 1, 1), "train must be a whole number of at least 1, got True"),
+        (("mnist5k", 0, 1, 1), "train must be at least 1, got 0"),
+        (("mnist5k", 2, -1, 1), "validation must be at least 0, got -1"),
+        (("mnist5k", 2, 1, 0), "test must be at least 1, got 0"),
+        (("mnist5k", True, 1, 1), "train must be an integer, got True"),
         (("imdb", 2, 1, 1), "imdb is a dataset of texts; choose one of images: mnist5k, cifar10"),
         (("nothing", 2, 1, 1), "there is no dataset 'nothing'"),
     ],
@@ -141,7 +147,9 @@ def test_splits_that_cannot_be(arguments, message):
 
 @pytest.mark.parametrize("pool", [0, -1, 3, True])
 def test_pools_that_do_not_divide_the_images(pool):
-    with pytest.raises(ValueError, match=r"pool must (divide the size of the images, 28 × 28|be a whole number)"):
+    with pytest.raises(
+        ValueError, match=r"pool must (divide the size of the images, 28 × 28|be (at least 1|an integer))"
+    ):
         wm.load_splits("mnist5k", 2, 1, 1, pool=pool)
 
 
@@ -155,3 +163,71 @@ def test_a_channel_without_contrast(monkeypatch, tmp_path):
         pq.write_table(table, tmp_path / "cifar10" / f"{split}.parquet")
     with pytest.raises(ValueError, match="a channel of cifar10 is the same in all 2 training images; take more"):
         wm.load_splits("cifar10", 2, 1, 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(["cifar10", "mnist"]), st.sampled_from([np.int32, np.float32]), st.integers(-(2**31), 2**31 - 1))
+def test_an_image_of_no_known_range_is_refused(name, kind, value):
+    image = stored(Image.fromarray(np.full((4, 4), value, kind)), "tiff")
+    with pytest.raises(ValueError, match=rf"image 0 of {name} cannot be decoded .*no known range: store 8 or 16 bits"):
+        load(name, **{"img" if name == "cifar10" else "image": [image], "label": [0]})
+
+
+def test_an_image_of_too_many_pixels_is_named(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(ValueError, match=r"image 0 of cifar10 cannot be decoded .*exceeds limit"):
+        load(img=[GOOD], label=[0])
+
+
+@pytest.mark.parametrize("cut", [8, 20, 40])
+def test_an_image_that_ends_early_is_named(cut):
+    with pytest.raises(ValueError, match="image 1 of cifar10 cannot be decoded"):
+        load(img=[GOOD, {"bytes": GOOD["bytes"][:cut], "path": None}], label=[0, 1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.sampled_from([b"\xff", b"caf\xe9", b"\xc3"]), st.booleans(), st.data())
+def test_a_text_that_is_not_utf8_is_found(rows, text, large, data):
+    row = data.draw(st.integers(0, rows - 1))
+    texts = pa.array([text if i == row else b"good" for i in range(rows)], pa.large_binary() if large else pa.binary())
+    kind = pa.large_string() if large else pa.string()
+    column = pa.Array.from_buffers(kind, rows, texts.buffers())
+    with pytest.raises(
+        ValueError, match=rf"row {row} of imdb has a text in 'text' that is not UTF-8 .*leave the row out"
+    ):
+        load("imdb", text=column, label=[0] * rows)
+
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "mnist": 10, "fashion_mnist": 10}
+COLUMNS = {"cifar10": ("img", "label"), "cifar100": ("img", "fine_label")}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(sorted(CLASSES)), st.lists(st.integers(-3, 103), min_size=1, max_size=5), st.sampled_from([1, 0.5])
+)
+def test_a_label_is_one_of_the_classes(name, numbers, scale):
+    image, label = COLUMNS.get(name, ("image", "label"))
+    labels = [number * scale for number in numbers]
+    columns = {image: [GOOD] * len(labels), label: labels}
+    wrong = [i for i, y in enumerate(labels) if y != int(y) or not 0 <= y < CLASSES[name]]
+    if not wrong:
+        found = load(name, **columns).labels
+        assert found.dtype == np.int32
+        assert found.tolist() == labels
+        return
+    says = rf"row {wrong[0]} of {name} has the label .*\({len(wrong)} of {len(labels)} are such\).*from 0 to"
+    with pytest.raises(ValueError, match=says):
+        load(name, **columns)
+
+
+def test_labels_of_texts_are_classes_all_withheld_or_numbers_to_regress_on():
+    assert load("imdb", text=["a", "b"], label=[-1, -1]).labels.tolist() == [-1, -1]
+    for labels in ([0, -1], [0, 2], [0, 0.5]):
+        with pytest.raises(ValueError, match=r"row 1 of imdb has the label .*number the 2 classes from 0"):
+            load("imdb", text=["a", "b"], label=labels)
+    for labels in ([0.5, 5.0], [1, 2]):
+        assert load("stsb", sentence1=["a", "b"], sentence2=["c", "d"], label=labels).labels.dtype == np.float32
+    for number in (np.inf, 1e300):
+        with pytest.raises(ValueError, match=r"row 0 of stsb has the label .*not a finite number of 32 bits"):
+            load("stsb", sentence1=["a"], sentence2=["c"], label=[number])

@@ -355,3 +355,15 @@ def test_a_withdrawal_without_its_end_is_no_row_come_back(tmp_path):
     gone.write_bytes(gone.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"line \d+ of .*withdrawn\.jsonl is damaged"):
         standing_rows(path)
+
+
+def test_a_withdrawal_that_is_sealed_stands_without_its_line(tmp_path):
+    path = _copied(tmp_path, "metric_cost.jsonl", "withdrawn.jsonl")
+    before = standing_rows(path)
+    assert len(before) < len(read_rows(path))
+    records.withdraw(tmp_path, before[0], "to see it go")
+    (tmp_path / "withdrawn.jsonl").write_bytes(b"")
+    assert standing_rows(path) == before[1:]
+    assert {line["row"] for line in records.withdrawals(RESULTS)} <= {
+        *json.loads((tmp_path / "manifest.json").read_text())["withdrawn"]
+    }

@@ -397,13 +397,42 @@ class TestSolveMetric:
             (dict(contexts=np.zeros(())), r"at least one context"),
             (dict(damping=-0.1), r"damping must be at least 0, got -0.1"),
             (dict(damping=float("nan")), r"damping must be at least 0, got nan"),
+            (dict(rtol=float("nan")), r"rtol must be at least 0, got nan; give a finite number, 1e-5"),
+            (dict(rtol=float("inf")), r"rtol must be at least 0, got inf"),
+            (dict(rtol=-1.0), r"rtol must be at least 0, got -1.0"),
+            (dict(atol=float("inf")), r"atol must be at least 0, got inf"),
+            (dict(max_steps=0), r"max_steps .* must be at least 1, got 0"),
+            (dict(contexts=np.array([0.1, np.nan])), r"the contexts must be finite"),
+            (dict(gradient="not finite"), r"the gradient must be finite; look for a loss that diverged"),
+            (dict(points="not finite"), r"the points must be finite"),
         ],
     )
     def test_refuses_arguments_that_do_not_fit(self, problem, change, message):
         points, gradient, contexts = problem
         arguments = {"gradient": gradient, "contexts": contexts} | change
+        if change.get("points") == "not finite":
+            points = points | {"phase": jnp.array(jnp.inf)}
+            del arguments["points"]
+        if change.get("gradient") == "not finite":
+            arguments["gradient"] = gradient | {"phase": jnp.array(jnp.nan)}
         if change.get("gradient") == "wrong shape":
             arguments["gradient"] = gradient | {"centre": jnp.zeros(3)}
         arguments = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, arguments)
         with pytest.raises(ValueError, match=message):
             wm.solve_metric(curved, points, **arguments)
+
+    @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+    def test_refuses_points_that_are_no_floating_point_numbers(self, dtype):
+        points = jnp.ones((2, 3), dtype)
+        with pytest.raises(TypeError, match=r"floating-point numbers, as the solution is; convert them by .astype"):
+            wm.solve_metric(lambda s, p: p[0] * s, points, jnp.ones((2, 3)), jnp.linspace(0, 1, 5))
+        with pytest.raises(ValueError, match="no points to solve for"):
+            wm.solve_metric(lambda s, p: s, {}, {}, jnp.ones(3))
+
+    def test_says_so_where_a_compiled_step_meets_nan(self):
+        points = normal(3, 4)
+        solve = eqx.filter_jit(
+            lambda g: wm.solve_metric(lambda s, p: wm.Ellipse().basis(s) @ p, points, g, jnp.linspace(0, 1, 9))
+        )
+        with pytest.raises(RuntimeError, match="numbers that are not finite"):
+            solve(points * jnp.nan)

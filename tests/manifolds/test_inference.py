@@ -128,3 +128,27 @@ def test_impossible_certainty_has_no_entropy():
 def test_wrong_arguments_are_refused(net, inputs, contexts, options, says):
     with pytest.raises(ValueError, match=says):
         wm.infer_context(net, inputs, contexts, **options)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["float16", "bfloat16"]), shared=st.booleans())
+def test_logits_of_half_precision_are_judged_in_single(seed, dtype, shared):
+    base = np.random.default_rng(seed).normal(size=(40, 10))
+    table = jnp.asarray(np.stack([base * (1 + 0.005 * j) for j in range(4)]), dtype)
+    half, full = (
+        wm.infer_context(_look_up, jnp.arange(40), t, shared=shared) for t in (table, table.astype("float32"))
+    )
+    assert half.stats["entropy"].dtype == half.stats["probabilities"].dtype == jnp.float32
+    np.testing.assert_array_equal(half.stats["index"], full.stats["index"])
+    np.testing.assert_array_equal(half.stats["entropy"], full.stats["entropy"])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
+def test_logits_that_are_no_floating_point_numbers_are_refused(dtype):
+    with pytest.raises(TypeError, match="must return floating-point logits"):
+        wm.infer_context(lambda x, s: (x * s).astype(dtype), X, GRID[:2])
+
+
+@pytest.mark.parametrize("kind", [int, np.int8, np.uint64, jnp.array])
+def test_a_batch_is_any_integer(kind):
+    assert wm.infer_context(NET, X, GRID[:2], batch=kind(3)).value.shape == (7,)

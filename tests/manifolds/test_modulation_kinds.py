@@ -1,5 +1,6 @@
 """Kinds of silent fault: the modulated network is the built one, whatever the types, fills, files, ties and meshes."""
 
+import io
 import pickle
 import subprocess
 import sys
@@ -222,6 +223,100 @@ def test_the_mark_of_a_manifold_is_no_weight_and_survives_copies():
         assert eqx.apply_updates(net, updates).stamp == net.stamp
 
 
+def test_a_network_of_arrays_alone_has_a_plain_gradient_and_its_file_is_read():
+    net = wm.modulate(eqx.nn.Linear(2, 2, key=KEY), wm.Ellipse(), key=KEY)
+    gradient = jax.jit(jax.grad(lambda net: net.squared_norm(0.3)))(net)
+    wanted = eqx.filter_grad(lambda net: net.squared_norm(0.3))(net)
+    for got, right in zip(jax.tree.leaves(gradient.model), jax.tree.leaves(wanted.model), strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-6)
+    optimiser = optax.chain(wm.precondition(net.manifold), optax.adam(0.1))
+    moved = optax.apply_updates(net, optimiser.update(gradient, optimiser.init(net), net)[0])
+    eqx.tree_serialise_leaves(file := io.BytesIO(), moved)
+    file.seek(0)
+    read = eqx.tree_deserialise_leaves(file, net)
+    assert eqx.tree_equal(read.model, moved.model)
+    assert type(read.stamp) is type(net.stamp)
+
+
+def test_a_manifold_that_was_exchanged_is_refused():
+    net = wm.modulate(eqx.nn.Linear(2, 2, key=KEY), wm.Ellipse(), key=KEY)
+    other = eqx.tree_at(lambda net: net.manifold, net, wm.Fourier(1))
+    for use in (lambda: other.at(0.3), lambda: other(jnp.ones(2), 0.3), lambda: other.squared_norm(0.3)):
+        with pytest.raises(
+            ValueError, match=r"not made on Fourier\(order=1\), its manifold has been exchanged; modulate"
+        ):
+            use()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from([wm.Line(), wm.Ellipse()]), st.lists(st.integers(1, 3), min_size=1, max_size=2), st.booleans())
+def test_an_ensemble_is_called_network_by_network(manifold, sizes, compiled):
+    def make(key):
+        return wm.modulate(eqx.nn.Linear(2, 2, key=key), manifold, key=key)
+
+    keys, mapped = jax.random.split(KEY, tuple(sizes)), lambda net, x: (net(x, 0.3), net.squared_norm(0.3))
+    for _ in sizes:
+        make, mapped = eqx.filter_vmap(make), eqx.filter_vmap(mapped, in_axes=(eqx.if_array(0), None))
+    nets, x = make(keys), jnp.ones(2)
+    wrap = eqx.filter_jit if compiled else lambda f: f
+    for use in (lambda n: n.at(0.3), lambda n: n(x, 0.3), lambda n: n.squared_norm(0.3)):
+        with pytest.raises(ValueError, match=r"call an ensemble network by network, eqx\.filter_vmap"):
+            wrap(use)(nets)
+    outputs, norms = wrap(mapped)(nets, x)
+    first = jax.tree.map(lambda leaf: leaf[(0,) * len(sizes)] if eqx.is_array(leaf) else leaf, nets)
+    np.testing.assert_allclose(outputs[(0,) * len(sizes)], first(x, 0.3), rtol=1e-5)
+    np.testing.assert_allclose(norms[(0,) * len(sizes)], first.squared_norm(0.3), rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(FLOATS), st.sampled_from([np.inf, -np.inf, np.nan]), st.integers(1, 4), st.data())
+def test_weights_that_are_not_finite_are_no_centre(dtype, value, size, data):
+    place = data.draw(st.integers(0, size - 1))
+    mask = jnp.zeros(size, dtype).at[place].set(value)
+    model = {"layer": {"mask": mask, "weight": jnp.ones(2)}}
+    for manifold in (wm.Line(), wm.Simplex(1)):
+        with pytest.raises(
+            ValueError, match=r"weights\['layer'\]\['mask'\] are not finite; leave such an array, a mask"
+        ):
+            wm.modulate(model, manifold, key=KEY, spread=0)
+    at = wm.modulate(model, wm.Line(), key=KEY, where=lambda m: m["layer"]["weight"]).at(0.3)
+    assert at["layer"]["mask"] is mask
+
+
+def test_weights_whose_points_overflow_are_refused():
+    with pytest.raises(ValueError, match="too large for points around them; rescale them, give less spread or a wider"):
+        wm.modulate({"w": jnp.array([6e4, -6e4], "float16")}, wm.Line(), key=KEY, spread=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(FLOATS), st.sampled_from(FLOATS), st.floats(0, 1, width=32))
+def test_a_cast_is_that_of_the_built_weights(of_weight, to, s):
+    net = modulated(jnp.ones(2, of_weight), lambda w: w.astype(to), wm.Line())
+    large = 6e4 if of_weight == "float16" else 9e4
+    points = jnp.array([[large, 1.0], [-large, 3.0]], of_weight)
+    net = eqx.tree_at(lambda net: net.model.weight.value, net, points)
+    got, wanted = net(s), net.at(s)()
+    assert got.dtype == wanted.dtype == to
+    np.testing.assert_allclose(got.astype("float32"), wanted.astype("float32"), rtol=0.02, atol=large / 100)
+
+
+@pytest.mark.parametrize("context", [0.3 + 1j, np.complex64(0.3), jnp.complex64(0.3), np.array(0.3, "complex128")])
+def test_a_context_of_complex_numbers_is_refused(context):
+    net = wm.modulate(eqx.nn.Linear(2, 2, key=KEY), wm.Ellipse(), key=KEY)
+    many = np.full(5, np.asarray(context))
+    for use in (
+        lambda: net(jnp.ones(2), context),
+        lambda: net.at(context),
+        lambda: jax.vmap(net.squared_norm)(jnp.asarray(many)),
+        lambda: net.manifold.check(many),
+        lambda: net.manifold.gram(many),
+        lambda: wm.precondition(net.manifold, many),
+        lambda: wm.infer_context(net, jnp.ones((3, 2)), jnp.asarray(many)),
+    ):
+        with pytest.raises(TypeError, match=r"contexts of Ellipse\(\) are real numbers, got .*; give the real part"):
+            use()
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.sampled_from([wm.Line(), wm.Ellipse(), wm.Simplex(3)]), st.lists(st.integers(1, 3), min_size=1, max_size=2))
 def test_ensembles_are_preconditioned_network_by_network(manifold, sizes):
@@ -320,7 +415,7 @@ def test_one_logit_has_no_entropy_to_choose_by():
 def test_a_memory_that_is_none_is_refused(memory):
     script = f"import jax, equinox as eqx, wmlib as wm; k = jax.random.key(0)\nwm.modulate(eqx.nn.Linear(2, 2, key=k), wm.Line(), key=k, memory={memory!r})"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "ValueError: memory must be a number of bytes" in answer.stderr
+    assert "Error: memory, a number of bytes or None for the default, must be " in answer.stderr
 
 
 SHARDED = """
@@ -341,6 +436,26 @@ models = [
     (Block(eqx.nn.MultiheadAttention(2, 8, key=key(0)), eqx.nn.MLP(8, 4, 16, 1, key=key(1))), (12, 6, 8), wm.Ellipse()),
 ]
 mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+with jax.set_mesh(mesh):
+    rows = P("d")
+    x, w = reshard(jax.random.normal(key(1), (12, 8)), rows), reshard(jax.random.normal(key(2), (16, 8)), rows)
+    net = wm.modulate(eqx.nn.MLP(8, 4, 16, 1, key=key(0)), wm.Ellipse(), key=key(1))
+    grid = jnp.arange(4) / 4
+    found = [wm.infer_context(net, x, s, batch=b) for s in (grid, reshard(grid, rows)) for b in (500, 5)]
+    for spec in (P(), P("d"), P(None, "d")):
+        wide = wm.modulate({"w": reshard(w, spec)}, wm.Ellipse(), key=key(1))
+        assert jnp.allclose(wide.squared_norm(0.3), (wide.at(0.3)["w"] ** 2).sum(), rtol=1e-4)
+        metric = wm.FunctionMetric(lambda w, x: w["w"] @ x, {"w": reshard(w, spec)}, reshard(x, P()))
+        vector = wm.spectrum(metric, 1, key=key(0)).vector(0)["w"]
+        assert jax.typeof(vector) == jax.typeof(reshard(w, spec))
+    for spec in (P(), P(None, "d")):
+        step = reshard(jnp.ones((2, 8)), spec)
+        solved = wm.solve_metric(lambda s, p: p[0] * (1 - s) + p[1] * s, step, step, grid)
+        assert jnp.allclose(solved.stats["relative_residual"], 0, atol=1e-4)
+net, x = jax.device_get((net, x))
+for one in found:
+    wanted = wm.infer_context(net, x, jnp.arange(4) / 4).stats["entropy"]
+    assert jnp.allclose(jax.device_get(one.stats["entropy"]), wanted, rtol=1e-4)
 for model, shape, manifold in models:
     x, s = jax.random.normal(key(1), shape), manifold.sample(key(2), (12,))
     for memory in (None, 10**9):

@@ -1,5 +1,6 @@
 """Krylov bases, leading eigenpairs and spectral densities, against dense linear algebra and matfree."""
 
+import functools
 import operator
 
 import equinox as eqx
@@ -233,15 +234,22 @@ class TestSpectralDensity:
 
     def test_wrong_arguments_are_named(self):
         metric = with_eigenvalues(np.ones(5))
-        with pytest.raises(ValueError, match="at least one probe"):
+        with pytest.raises(ValueError, match=r"probes .* must be at least 1, got 0"):
             wm.spectral_density(metric, key=KEY, probes=0)
         with pytest.raises(ValueError, match="at least 1"):
             wm.spectral_density(metric, key=KEY, dimension=0)
         density = wm.spectral_density(metric, key=KEY)
         with pytest.raises(ValueError, match="rank is at most"):
             density.invariant_dimension(0.0)
-        with pytest.raises(ValueError, match="decades"):
-            density.smoothed([1.0], width=0)
+        for width in (0, -1.0, np.nan, np.inf):
+            with pytest.raises(ValueError, match="decades"):
+                density.smoothed([1.0], width=width)
+        for points in ([-1.0], [1.0, 0.0], [np.nan], [np.inf], np.array([-1, 2])):
+            with pytest.raises(ValueError, match="must be positive and finite; leave others out"):
+                density.smoothed(points)
+        for points in ([1j], [[1.0]]):
+            with pytest.raises(ValueError, match=r"one axis of real numbers.*np\.ravel"):
+                density.smoothed(points)
 
 
 @pytest.mark.parametrize("ask", [lambda m: wm.spectrum(m, 2, key=KEY), lambda m: wm.spectral_density(m, key=KEY)])
@@ -253,3 +261,32 @@ class TestBadMetrics:
     def test_a_product_that_is_not_finite_is_named(self, ask):
         with pytest.raises(ValueError, match="product 1 with the metric is not finite"):
             ask(wm.FunctionMetric(lambda w, x: jnp.sqrt(w * x), jnp.zeros(30), jnp.ones((4, 30))))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(-10, 10), st.sampled_from([int, np.int8, np.int64, jnp.array]))
+def test_an_eigenvector_is_one_that_there_is(index, kind):
+    found = _three_pairs()
+    if 0 <= index < 3:
+        np.testing.assert_array_equal(found.vector(kind(index)), found.vectors[index])
+        return
+    with pytest.raises(IndexError, match=rf"between 0 and 2, got {index}; a larger k"):
+        found.vector(kind(index))
+
+
+@functools.cache
+def _three_pairs():
+    return wm.spectrum(with_eigenvalues([3.0, 2.0, 1.0, 0.5]), 3, key=KEY)
+
+
+@pytest.mark.parametrize("index", [1.0, True, np.float32(1), slice(0, 1), "1"])
+def test_an_eigenvector_has_a_whole_number(index):
+    with pytest.raises(TypeError):
+        _three_pairs().vector(index)
+
+
+@pytest.mark.parametrize("coefficients", [np.ones(2), np.ones(4), np.ones((3, 3)), np.ones(3) * 1j])
+def test_a_combination_has_a_coefficient_for_each_vector(coefficients):
+    basis = wm.lanczos(with_eigenvalues([3.0, 2.0, 1.0, 0.5]), normal(4), np.int64(3))
+    with pytest.raises(ValueError, match="give 3 real coefficients, one a vector"):
+        basis.combine(coefficients)

@@ -6,11 +6,13 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+
+from .._counts import check_count
 
 # Our name: (hub id, configuration), the column of inputs (an image, or texts) and the column of labels.
 _HUB: dict[str, tuple[str, str | None, tuple[str, ...], str | None]] = {
@@ -28,6 +30,17 @@ _HUB: dict[str, tuple[str, str | None, tuple[str, ...], str | None]] = {
     "sst2": ("nyu-mll/glue", "sst2", ("sentence",), "label"),
     "stsb": ("nyu-mll/glue", "stsb", ("sentence1", "sentence2"), "label"),
 }
+# How many classes the labels tell apart; those of a dataset that is not here are numbers to regress on.
+_CLASSES = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "imdb": 2,
+    "yelp_review_full": 5,
+    "sst5": 5,
+}
+_CLASSES |= dict.fromkeys(("cola", "mrpc", "rte", "sst2"), 2)
 _INSTALLED = ("mnist5k",)
 # The mode that every image of a dataset has, whatever that of its file.
 _MODES = {"cifar10": "RGB", "cifar100": "RGB", "mnist": "L", "fashion_mnist": "L"}
@@ -39,7 +52,8 @@ class Dataset(NamedTuple):
     Images are float32 in [0, 1] of shape `(rows, channels, height, width)`, in the mode of the dataset (colour for CIFAR,
     grey for MNIST): files with a palette, two levels, 16 bits, CMYK or transparency are converted, the last by leaving
     it out; texts are lists of strings (or of tuples
-    of strings, for pairs). Labels are int32 (float32 where the task is a regression; `None` where there are none).
+    of strings, for pairs). Labels are int32 (float32 where the task is a regression; `None` where there are none; -1 all
+    through a split of texts whose labels the hub withholds).
     """
 
     inputs: Any
@@ -47,7 +61,7 @@ class Dataset(NamedTuple):
     fingerprint: str
 
 
-def load_dataset(name: str, split: str, size: int | None = None) -> Dataset:
+def load_dataset(name: str, split: str, size: SupportsIndex | None = None) -> Dataset:
     """Load a dataset as arrays.
 
     Looks in this order: `$WMLIB_DATA/<name>/<split>.parquet` (the schema of the hub), the cache of the `datasets`
@@ -59,13 +73,13 @@ def load_dataset(name: str, split: str, size: int | None = None) -> Dataset:
     **Returns:** a `Dataset`.
 
     **Raises:** `ValueError` for an unknown name or split, a size that is not positive or more than there is, a file
-    that is not complete parquet, an empty one, or a row without its image, text or label, each with what to do;
-    `ConnectionError` if the hub is needed and out of reach.
+    that is not complete parquet, an empty one, a row without its image, text or label, an image or text that cannot be
+    decoded, or a label that is none of the classes, each with what to do; `ConnectionError` if the hub is needed and out of reach.
     """
     if name not in (*_HUB, *_INSTALLED):
         raise ValueError(f"there is no dataset {name!r}; choose one of {', '.join((*_INSTALLED, *_HUB))}")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
-        raise ValueError(f"size must be a whole number of at least 1, or None for all rows, got {size!r}")
+    if size is not None:
+        size = check_count("size (None for all rows)", size)
     inputs, labels = _mnist5k(split) if name == "mnist5k" else _decode(name, _table(name, split), size)
     if size is not None and size > len(inputs):
         raise ValueError(f"{name}/{split} has {len(inputs)} rows, fewer than size={size}; ask for at most that many")
@@ -139,7 +153,7 @@ def _decode(name: str, table, size: int | None):
         raise ValueError(f"{name} has no rows; copy or download the file again")
     table = table.slice(0, size)
     labels = None if label is None else _labels(name, label, table[label])
-    values = [table[column].to_pylist() for column in columns]
+    values = [_values(name, column, table[column]) for column in columns]
     if name in _MODES:
         images = [_image(value, name, row) for row, value in enumerate(values[0])]
         if odd := [row for row, image in enumerate(images) if image.shape != images[0].shape]:
@@ -162,6 +176,22 @@ def _what(value: Any) -> str:
     return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
 
+def _values(name: str, label: str, column) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        pass
+    for row, value in enumerate(column):
+        try:
+            value.as_py()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"row {row} of {name} has a text in {label!r} that is not UTF-8 ({error.reason} at byte {error.start}); leave"
+                " the row out, or decode its bytes by the encoding that they have"
+            ) from error
+    raise AssertionError
+
+
 def _labels(name: str, label: str, column) -> np.ndarray:
     import pyarrow
 
@@ -174,12 +204,23 @@ def _labels(name: str, label: str, column) -> np.ndarray:
             f"row {wrong[0]} of {name} has no label in {label!r} ({len(wrong)} of {len(column)} have none); leave such"
             " rows out, or give them a number"
         )
-    labels = column.to_numpy()
-    if not whole:
-        return labels.astype(np.float32)
-    if (small := labels.astype(np.int32)).astype(labels.dtype).tolist() != labels.tolist():
-        raise ValueError(f"{name} has labels in {label!r} that do not fit 32 bits; number the classes from 0")
-    return small
+    labels, classes = column.to_numpy(), _CLASSES.get(name)
+    if classes is None:
+        with np.errstate(over="ignore"):
+            wrong = ~np.isfinite(labels.astype(np.float32))
+        says = "a finite number of 32 bits; give it one"
+    else:
+        wrong = (labels != np.floor(labels)) | (labels < 0) | (labels >= classes)
+        says = f"a whole number from 0 to {classes - 1}; number the {classes} classes from 0"
+        if name not in _MODES and (labels == -1).all():
+            wrong[:] = False
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"row {row} of {name} has the label {labels[row]} in {label!r} ({wrong.sum()} of {len(labels)} are such), which"
+            f" is not {says}, or leave such rows out"
+        )
+    return labels.astype(np.float32 if classes is None else np.int32)
 
 
 def _image(value: Any, name: str, row: int) -> np.ndarray:
@@ -193,16 +234,16 @@ def _image(value: Any, name: str, row: int) -> np.ndarray:
         )
     try:
         image = Image.open(io.BytesIO(encoded))
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
+        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+        if not deep and image.mode[0] in "IF":
+            raise ValueError(f"its numbers, of the mode {image.mode}, have no known range: store 8 or 16 bits")
+        if deep:  # which Pillow would clip to 8 bits
             pixels = np.asarray(image, np.float32) / 65535
-            channels = len(_MODES[name])
-            return np.broadcast_to(pixels, (channels, *pixels.shape))
-        if image.mode == "F":
-            raise ValueError("its numbers are floating-point, of no known range")
+            return np.broadcast_to(pixels, (len(_MODES[name]), *pixels.shape))
         if image.mode != _MODES[name]:
             image = image.convert(_MODES[name])
         pixels = np.asarray(image, np.float32) / 255
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's decoders raise errors of many types, one for too many pixels among them
         raise ValueError(
             f"image {row} of {name} cannot be decoded ({error}); copy or download the file again"
         ) from error
@@ -218,7 +259,14 @@ class Splits(NamedTuple):
     fingerprint: str
 
 
-def load_splits(name: str, train: int, validation: int, test: int, *, pool: int = 1) -> Splits:
+def load_splits(
+    name: str,
+    train: SupportsIndex,
+    validation: SupportsIndex,
+    test: SupportsIndex,
+    *,
+    pool: SupportsIndex = 1,
+) -> Splits:
     """Images for an experiment: training and validation images from one split, test images from the other.
 
     The first `train` rows of the dataset's training split are for training, the next `validation` rows for choosing
@@ -236,11 +284,8 @@ def load_splits(name: str, train: int, validation: int, test: int, *, pool: int 
     images = (*_INSTALLED, *_MODES)
     if name in _HUB and name not in images:
         raise ValueError(f"{name} is a dataset of texts; choose one of images: {', '.join(images)}")
-    for what, number, least in (
-        ("train", train, 1), ("validation", validation, 0), ("test", test, 1), ("pool", pool, 1),
-    ):  # fmt: skip
-        if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
-            raise ValueError(f"{what} must be a whole number of at least {least}, got {number!r}")
+    train, test, pool = (check_count(*what) for what in (("train", train), ("test", test), ("pool", pool)))
+    validation = check_count("validation", validation, 0)
     both, held_out = load_dataset(name, "train", train + validation), load_dataset(name, "test", test)
     n, c, h, w = both.inputs.shape
     if h % pool or w % pool:

@@ -114,9 +114,12 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def standing_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a record file that have not been withdrawn. **Raises:** as `read_rows`."""
+    """The rows of a record file that have not been withdrawn. **Raises:** as `read_rows`.
+
+    A withdrawal that `manifest.json` seals stands, also where its line is no longer there.
+    """
     path = Path(path)
-    gone = {line["row"] for line in withdrawals(path.parent) if line["experiment"] == path.stem}
+    gone = {line["row"] for line in withdrawals(path.parent)} | {*_sealed(path.parent).get("withdrawn", ())}
     return [row for row in read_rows(path) if not gone or (row.get("digest") or content_digest(row)) not in gone]
 
 
@@ -130,10 +133,14 @@ def withdrawals(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def withdraw(folder: str | os.PathLike[str], row: Mapping[str, Any], reason: str) -> None:
-    """Add a row to `withdrawn.jsonl`; nothing reads it as a result from then on."""
+    """Add a row to `withdrawn.jsonl`, and to what the manifest seals; nothing reads it as a result from then on."""
     line = {key: row[key] for key in ("experiment", "preset", "config", "seed")}
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     append_row(Path(folder) / "withdrawn.jsonl", {**line, "row": content_digest(row), "reason": reason, "time": when})
+    if sealed := _sealed(folder):
+        sealed["withdrawn"] = [*sealed.get("withdrawn", ()), content_digest(row)]
+        sealed["digest"] = content_digest(sealed)
+        (Path(folder) / "manifest.json").write_text(json.dumps(sealed, indent=1) + "\n")
 
 
 def manifest(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
@@ -141,6 +148,10 @@ def manifest(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
 
     **Raises:** `ValueError` for a damaged manifest.
     """
+    return _sealed(folder).get("rows", {})
+
+
+def _sealed(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / "manifest.json"
     if not path.exists():
         return {}
@@ -148,7 +159,7 @@ def manifest(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
         sealed = json.loads(path.read_bytes())
         if sealed["digest"] != content_digest(sealed):
             raise ValueError("its content is not what was written")
-        return sealed["rows"]
+        return sealed
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from git") from error
 

@@ -3,15 +3,19 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .._counts import check_count
+from .._sharding import gathered
 from .modulation import BasisPoints, Modulated, _wide
 from .shapes import AbstractManifold
 
@@ -23,7 +27,8 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
     descent of the loss functional under a limit on the volumetric movement `∫ |M(s, P + ΔP) − M(s, P)|² ds`. Leaves
     that are not `BasisPoints` pass through. A network (`Modulated`) knows its manifold and the axes of its points, so
     that leading axes of an ensemble (`equinox.filter_vmap`) are passed over; of `BasisPoints` outside a network, the first
-    axis is that of the points.
+    axis is that of the points. The axes of an ensemble must be leading, which nothing tells here where there are as many
+    networks as points: under other `out_axes`, map `update` over them by `equinox.filter_vmap`.
 
     **Arguments:** `manifold`, that of the network; `density`, the contexts to integrate over (see
     `AbstractManifold.gram`): `None` is uniform.
@@ -31,7 +36,7 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
     **Returns:** a stateless `optax.GradientTransformation`.
 
     **Raises:** `TypeError` for a manifold that is none; `ValueError` when it is made, if the density leaves the Gram
-    matrix singular, and when it is used, if the updates hold no basis points, a number of them that is not `n`, or a network
+    matrix singular, and when it is used, if the updates hold no basis points, a number of them that is not `n`, a network
     that lies on another manifold.
     """
     if not isinstance(manifold, AbstractManifold):
@@ -46,7 +51,7 @@ def precondition(manifold: AbstractManifold, density: ArrayLike | None = None) -
         if over < 0 or value.ndim <= over or value.shape[over] != manifold.size:
             raise ValueError(
                 f"{manifold} has {manifold.size} basis points and the network has {value.shape[max(over, 0)]}; make the"
-                " optimiser with the network's own manifold, wm.precondition(net.manifold)"
+                " optimiser with the network's own manifold, wm.precondition(net.manifold), and an ensemble with its axes first"
             )
         wide = _wide(value.dtype)
         product = functools.partial(jnp.tensordot, inverse.astype(wide), axes=1)
@@ -105,7 +110,7 @@ def solve_metric(
     *,
     rtol: float = 1e-5,
     atol: float = 1e-8,
-    max_steps: int | None = None,
+    max_steps: SupportsIndex | None = None,
     damping: float = 0.0,
 ) -> MetricSolution:
     r"""Solve `(E_s[J^T J] + damping · I) ΔP = g` for a curved manifold, without a matrix (Eq. 7).
@@ -124,23 +129,33 @@ def solve_metric(
 
     **Returns:** a `MetricSolution`; descend with `-rate * value`.
 
-    **Raises:** `ValueError` if `gradient` and `points` differ in structure or shape, for no contexts, or a negative
-    damping; `TypeError` for complex points; a runtime error that names its cure if the iteration stops short of the tolerance.
+    **Raises:** `ValueError` if `gradient` and `points` differ in structure or shape or are not finite, for no points or
+    contexts, and for a tolerance or damping that is not finite or negative; `TypeError` for points that are complex or no
+    floating-point numbers; a runtime error that names its cure if the iteration stops short of the tolerance.
     """
     shapes = [(jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]) for t in (points, gradient)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the gradient must have the structure and shapes of the points, got {shapes[1]}, {shapes[0]}")
     if jnp.ndim(contexts) == 0 or len(contexts) == 0:
         raise ValueError("contexts must hold at least one context along its first axis; draw some with .sample")
-    if isinstance(damping, (int, float)) and not 0 <= damping < math.inf:
-        raise ValueError(f"damping must be at least 0, got {damping!r}; give a finite number, 0 is the default")
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps!r}; None leaves it to lineax")
-    if any(jnp.iscomplexobj(x) for x in jax.tree.leaves((points, gradient))):
+    for name, number, usual in (("rtol", rtol, "1e-5"), ("atol", atol, "1e-8"), ("damping", damping, "0")):
+        if not isinstance(number, Tracer) and not 0 <= float(number) < math.inf:
+            raise ValueError(f"{name} must be at least 0, got {number!r}; give a finite number, {usual} is the default")
+    if max_steps is not None:
+        max_steps = check_count("max_steps (None leaves it to lineax)", max_steps)
+    if any(jnp.iscomplexobj(x) for x in jax.tree.leaves((points, gradient, contexts))):
         raise TypeError("complex points have no metric here; hold real and imaginary parts in an array each")
+    if not shapes[0][1]:
+        raise ValueError("there are no points to solve for; give the points of the manifold as arrays")
+    if not all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(points)):
+        raise TypeError("the points must be floating-point numbers, as the solution is; convert them by .astype(float)")
+    for name, tree in (("points", points), ("gradient", gradient), ("contexts", contexts)):
+        known = [np.asarray(x) for x in jax.tree.leaves(tree) if not isinstance(x, Tracer)]
+        if not all(np.isfinite(x).all() for x in known):
+            raise ValueError(f"the {name} must be finite; look for a loss that diverged, or for NaN in the inputs")
     dtypes = jax.tree.map(jnp.result_type, points)
     points, gradient = (
-        jax.tree.map(lambda x: jnp.asarray(x, _wide(jnp.result_type(x))), t) for t in (points, gradient)
+        gathered(jax.tree.map(lambda x: jnp.asarray(x, _wide(jnp.result_type(x))), t)) for t in (points, gradient)
     )
 
     def sweep(p):
@@ -156,15 +171,15 @@ def solve_metric(
     structure = jax.eval_shape(lambda: points)
     operator = lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
     solution = lx.linear_solve(operator, gradient, lx.CG(rtol=rtol, atol=atol, max_steps=max_steps), throw=False)
-    value = eqx.error_if(
-        solution.value,
-        solution.result != lx.RESULTS.successful,
-        "the conjugate gradient method did not reach its tolerance: if some movements of the points do not move the"
-        " manifold, give damping > 0; otherwise increase max_steps or rtol",
-    )
-    residual = jax.tree.map(lambda a, b: a - b, product(value), gradient)
+    residual = jax.tree.map(lambda a, b: a - b, product(solution.value), gradient)
     size = _norm(gradient)
     relative = _norm(residual) / jnp.where(size == 0, 1, size)
+    value = eqx.error_if(
+        solution.value,
+        (solution.result != lx.RESULTS.successful) | ~jnp.isfinite(relative),
+        "the conjugate gradient method did not reach its tolerance: if some movements of the points do not move the"
+        " manifold, give damping > 0; otherwise increase max_steps or rtol, or look for numbers that are not finite",
+    )
     value = jax.tree.map(lambda x, dtype: x.astype(dtype), value, dtypes)
     return MetricSolution(value, {"steps": solution.stats["num_steps"], "relative_residual": relative})
 

@@ -1,14 +1,16 @@
 """Which context an input comes from, when nobody says."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
-from .modulation import Modulated
+from .._counts import check_count
+from .._sharding import gathered
+from .modulation import Modulated, _wide
 
 
 class InferredContext(eqx.Module):
@@ -24,7 +26,7 @@ def infer_context(
     contexts: Shaped[Array, "candidates ..."],
     *,
     shared: bool = False,
-    batch: int = 500,
+    batch: SupportsIndex = 500,
 ) -> InferredContext:
     r"""The candidate context in which a classifier is surest: the least entropy of `p(· | x, s)`.
 
@@ -45,12 +47,13 @@ def infer_context(
     - `batch`: how many inputs are looked at together.
 
     **Returns:** an `InferredContext`. `value` has the shape `(inputs, *context)`, or `*context` if `shared`. `stats` holds
-    `index`, of the chosen candidates; `entropy`, in nats, of shape `(inputs, candidates)`; `probabilities`, of shape
+    `index`, of the chosen candidates; `entropy`, in nats, in float32 at least, of shape `(inputs, candidates)`; `probabilities`, of shape
     `(inputs, candidates, classes)`; and `weights`, softmax of minus the entropy over the candidates (of minus the sum of
     the entropies if `shared`), for a softer choice: they are no posterior, since a network may be surest where it errs.
 
-    **Raises:** `ValueError` without inputs or candidates, for logits that are not one vector, of one class, or not finite, for a `batch`
-    that is not positive, and for contexts that the manifold of a `Modulated` network does not have.
+    **Raises:** `ValueError` without inputs or candidates, for logits that are not one vector, of one class, or not finite,
+    for a `batch` that is not positive, and for contexts that the manifold of a `Modulated` network does not have;
+    `TypeError` for logits that are no floating-point numbers.
 
     **Example:**
 
@@ -64,17 +67,15 @@ def infer_context(
         raise ValueError("there is no input whose context could be inferred")
     if len(contexts) == 0:
         raise ValueError("there is no candidate to choose from; give contexts of shape (candidates, *context)")
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}; 500 is the default")
+    batch = check_count("batch (500 is the default)", batch)
     if isinstance(net, Modulated):
         net.manifold.check(contexts)
         jax.vmap(net.manifold.basis)(contexts)  # one context too many axes is no error of `check`
-    logits = jnp.concatenate(
-        [
-            jnp.stack([_logits(net, inputs[start : start + batch], s) for s in contexts], axis=1)
-            for start in range(0, len(inputs), batch)
-        ]
-    )
+    contexts, parts = gathered(jnp.asarray(contexts)), [inputs]
+    if len(inputs) > batch:
+        inputs = gathered(inputs)
+        parts = [inputs[start : start + batch] for start in range(0, len(inputs), batch)]
+    logits = jnp.concatenate([jnp.stack([gathered(_logits(net, x, s)) for s in contexts], axis=1) for x in parts])
     if logits.ndim != 3:
         raise ValueError(
             f"net(x, s) must return the logits of the classes, one vector; its shape is {logits.shape[2:]}"
@@ -84,6 +85,11 @@ def infer_context(
             f"the entropy of {logits.shape[2]} logit is 0 in every context, so that none can be chosen; let net(x, s) return"
             " a logit for each of at least two classes: for one logit z of a binary classifier, jnp.array([0, z])"
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(
+            f"net(x, s) must return floating-point logits, got {logits.dtype}; convert them by .astype(float)"
+        )
+    logits = logits.astype(_wide(logits.dtype))
     if not jnp.isfinite(logits).all():
         raise ValueError("some logits are not finite; look for a diverged network, or for NaN in the inputs")
     logp = jax.nn.log_softmax(logits)
@@ -97,7 +103,7 @@ def infer_context(
 @eqx.filter_jit
 def _logits(
     net: Callable[..., Any], inputs: Shaped[Array, "inputs ..."], s: Shaped[Array, "..."]
-) -> Float[Array, "inputs ..."]:
+) -> Shaped[Array, "inputs ..."]:
     """The outputs of one batch in one context; the weights of a manifold are built, once for all of the batch."""
     if isinstance(net, Modulated):
         return jax.vmap(net.at(s))(inputs)

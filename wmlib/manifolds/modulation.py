@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -24,6 +24,8 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
+from .._counts import check_count
+from .._sharding import gathered
 from .shapes import AbstractManifold
 
 
@@ -256,8 +258,9 @@ def _(w: ManifoldArray, *, new_dtype, **params):
     def convert(array):
         return lax.convert_element_type_p.bind(array, new_dtype=new_dtype, **params)
 
-    # Rounding is linear but for its error: not so to whole numbers, or to floats of 8 bits and a range to match.
-    if not jnp.issubdtype(new_dtype, jnp.floating) or jnp.finfo(new_dtype).bits < 16:
+    # Rounding is linear but for its error: not so to whole numbers, or where points overflow that W(s) lies between.
+    new = jnp.finfo(new_dtype) if jnp.issubdtype(new_dtype, jnp.floating) else None
+    if new is None or new.bits < 16 or new.maxexp < jnp.finfo(w.dtype).maxexp:
         return convert(w.materialise())
     return dataclasses.replace(w, points=jax.vmap(convert)(w.points))
 
@@ -370,23 +373,24 @@ _QUAX_IS_KNOWN = _tell()
 
 
 @functools.cache
-def _stamp(manifold: AbstractManifold) -> int:
+def _stamp(manifold: AbstractManifold) -> float:
     """A number that a file of a network keeps of its manifold, and that no file of another manifold is read into.
 
     Equinox writes the leaves of a tree, and a manifold has none: files of manifolds of one size look alike. It reads a
-    number back by a call of its type, and so this type takes no other number. An array would be in the way of optimisers.
+    number back by a call of its type, and so this type takes no other number. An array would be in the way of optimisers,
+    and an integer in that of `jax.grad`; of 24 bits, it is the same number in float32.
     """
-    digest = zlib.crc32(repr(manifold).encode()) >> 1
+    digest = float(zlib.crc32(repr(manifold).encode()) >> 8)
 
     def read(cls, value):
         if value != digest:
             raise ValueError(
-                f"the file does not hold a network on {manifold}; modulate the model with the manifold that the file"
-                " was written with, and read it into that"
+                f"the file does not hold a network on {manifold}, or one whose stamp an optimiser has moved; modulate the"
+                " model with the manifold that the file was written with, and read it into that"
             )
-        return int.__new__(cls, digest)
+        return float.__new__(cls, digest)
 
-    return type("Stamp", (int,), {"__new__": read, "__reduce__": lambda self: (_stamp, (manifold,))})(digest)
+    return type("Stamp", (float,), {"__new__": read, "__reduce__": lambda self: (_stamp, (manifold,))})(digest)
 
 
 def _points_by_path(tree: PyTree) -> list[tuple[str, Any]]:
@@ -395,19 +399,26 @@ def _points_by_path(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 class Modulated(eqx.Module):
-    """A network whose weights are a function of context; made by `modulate`."""
+    """A network whose weights are a function of context; made by `modulate`.
+
+    A file of the network (`equinox.tree_serialise_leaves`) is read into no network on another manifold, by its `stamp`. So
+    write the whole network: a file of `model`, or of `equinox.filter(net, equinox.is_array)`, does not say what manifold its
+    points are of. Train `equinox.filter(net, equinox.is_inexact_array)`, or an optimiser with weight decay moves the stamp
+    of a network that it is given whole. The manifold of a network is not to be exchanged.
+    """
 
     model: PyTree
     manifold: AbstractManifold
     memory: int | None = eqx.field(static=True)
     ranks: tuple[tuple[str, int], ...] = eqx.field(static=True)  # of the points: more axes are those of an ensemble
-    stamp: int
+    stamp: float
 
     def __init__(self, model: PyTree, manifold: AbstractManifold, memory: int | None = None):
         self.model, self.manifold, self.memory, self.stamp = model, manifold, memory, _stamp(manifold)
         self.ranks = tuple((path, jnp.ndim(node.value)) for path, node in _points_by_path(model))
 
     def _with(self, s: ArrayLike, build: Callable[[Array, Array], Any]) -> PyTree:
+        _check_one(self)
         coefficients = self.manifold.basis(s)
 
         def leaf(node):
@@ -421,7 +432,8 @@ class Modulated(eqx.Module):
         **Arguments:** the arguments of the model and then the context `s`; keywords go to the model. `jax.vmap(net)`
         takes a batch of examples with a context each.
 
-        **Raises:** `ValueError` for a context of a wrong shape or (where its value is known) outside its domain.
+        **Raises:** `ValueError` for a context of a wrong shape or (where its value is known) outside its domain, and for
+        an ensemble, which `equinox.filter_vmap` calls network by network; `TypeError` for a context of complex numbers.
         """
         *inputs, s = inputs_and_context
         if not _QUAX_IS_KNOWN:
@@ -446,12 +458,30 @@ class Modulated(eqx.Module):
 
         Under `jax.vmap` over contexts the `n × n` inner products of the points are computed once.
         """
+        _check_one(self)
         a = self.manifold.basis(s)
-        flat = [node.value.reshape(len(node.value), -1) for _, node in _points_by_path(self.model)]
+        points = gathered([node.value for _, node in _points_by_path(self.model)])
+        flat = [p.reshape(len(p), -1) for p in points]
         wide = _wide(a.dtype, *(p.dtype for p in flat))
         flat, a = [p.astype(_wide(p.dtype)) for p in flat], a.astype(wide)
         inner = sum((p @ p.T).astype(wide) for p in flat)
         return a @ inner @ a
+
+
+def _check_one(net: Modulated) -> None:
+    """Raise `ValueError` for an ensemble, and for points that were drawn on another manifold."""
+    if isinstance(net.stamp, float) and net.stamp != _stamp(net.manifold):
+        raise ValueError(
+            f"the network was not made on {net.manifold}, its manifold has been exchanged; modulate the model on that one"
+        )
+    ranks = dict(net.ranks)
+    for path, node in _points_by_path(net.model):
+        rank = jnp.ndim(node.value)
+        if rank != ranks.get(path, rank):
+            raise ValueError(
+                f"the points{path} have {rank} axes and those of one network {ranks[path]}; call an ensemble network by"
+                " network, eqx.filter_vmap(lambda net, x: net(x, s), in_axes=(eqx.if_array(0), None))(nets, x)"
+            )
 
 
 def _is_refused(node: Any) -> bool:
@@ -472,7 +502,7 @@ def modulate(
     spread: float | int = 0.5,
     where: Callable[[PyTree], Any] | None = None,
     filter_spec: Callable[[Any], bool] | PyTree = eqx.is_inexact_array,
-    memory: int | None = None,
+    memory: SupportsIndex | None = None,
 ) -> Modulated:
     r"""Replace the weights of a model by a manifold of weights, `M(s) = sum_k a_k(s) P_k` (Eq. 12).
 
@@ -499,7 +529,7 @@ def modulate(
     **Returns:** a `Modulated` network: `net(x, s)`, `net.at(s)`, `net.squared_norm(s)`, `net.manifold`, `net.model`.
 
     **Raises:** `TypeError` for a manifold or key that is none, and for complex weights; `ValueError` for a negative
-    spread or memory, for layers that keep state (batch normalisation), for a model that is modulated already, for an
+    spread or memory, for weights that are not finite (a mask of −inf) or whose points overflow, for layers that keep state (batch normalisation), for a model that is modulated already, for an
     array that has two places in the model, and if nothing is left to modulate.
 
     **Example:**
@@ -511,8 +541,8 @@ def modulate(
         raise TypeError(f"the second argument is a manifold such as wm.Ellipse(), got {manifold!r}")
     if isinstance(spread, bool) or not (isinstance(spread, Real) and 0 <= spread < np.inf):
         raise ValueError(f"spread must be a finite number of at least 0, got {spread!r}; 0.5 is the default")
-    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, np.integer)) or memory < 0):
-        raise ValueError(f"memory must be a number of bytes of at least 0, or None for the default, got {memory!r}")
+    if memory is not None:
+        memory = check_count("memory, a number of bytes or None for the default,", memory, 0)
     _check_key(key)
     for node in jax.tree.leaves(model, is_leaf=_is_refused):
         if isinstance(node, (Modulated, BasisPoints)):
@@ -548,10 +578,23 @@ def modulate(
             "one array has two places in the model, such as a layer that is used twice: each place would get points of"
             " its own. Tie them with equinox.nn.Shared, or give one place a copy (jnp.copy) if they may part"
         )
+    _check_finite(
+        weights, "are not finite; leave such an array, a mask for instance, plain by `where` or `filter_spec`"
+    )
     keys = jax.random.split(key, len(leaves))
     points = [BasisPoints(_draw(leaf, manifold, float(spread), k)) for leaf, k in zip(leaves, keys, strict=True)]
-    memory = None if memory is None else int(memory)
-    return Modulated(eqx.combine(structure.unflatten(points), model, is_leaf=_is_points), manifold, memory)
+    modulated = structure.unflatten(points)
+    _check_finite(modulated, "are too large for points around them; rescale them, give less spread or a wider type")
+    return Modulated(eqx.combine(modulated, model, is_leaf=_is_points), manifold, memory)
+
+
+def _check_finite(weights: PyTree, otherwise: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        if not isinstance(leaf, jax.core.Tracer):
+            with jax.ensure_compile_time_eval():
+                finite = bool(jnp.isfinite(leaf).all())
+            if not finite:
+                raise ValueError(f"the weights{jax.tree_util.keystr(path)} {otherwise}")
 
 
 def _check_key(key: Any) -> None:

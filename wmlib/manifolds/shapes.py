@@ -5,10 +5,11 @@ Its metric integrated over contexts is therefore `G ⊗ I`, with the small matri
 """
 
 import abc
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+
+from .._counts import check_count
 
 _TOLERANCE = 1e-4  # how far outside its domain rounding may carry a context
 
@@ -70,9 +73,10 @@ class AbstractManifold(eqx.Module):
         **Arguments:** `contexts`, concrete, of shape `(..., *context_shape)`.
 
         **Raises:** `ValueError` if the trailing shape is wrong, a value is not finite, or one lies outside the
-        domain. Inside a transformed function (`jit`, `vmap`) values are not known and only shapes can be checked:
+        domain; `TypeError` for what are no real numbers. Inside a transformed function (`jit`, `vmap`) values are not known and only shapes can be checked:
         call this on the whole data set first.
         """
+        _check_real(self, contexts)
         values = np.asarray(contexts, dtype=np.float64)
         d = len(self.context_shape)
         if values.shape[values.ndim - d :] != self.context_shape or values.ndim < d:
@@ -96,9 +100,11 @@ class AbstractManifold(eqx.Module):
 
         **Returns:** the coefficients of the `n` basis points, in the floating dtype of `s`.
 
-        **Raises:** `ValueError` for a wrong shape, or (outside of `jit` and `vmap`) a value outside the domain.
+        **Raises:** `ValueError` for a wrong shape, or (outside of `jit` and `vmap`) a value outside the domain;
+        `TypeError` for what are no real numbers.
         """
         s = jnp.asarray(s)
+        _check_real(self, s)
         if not jnp.issubdtype(s.dtype, jnp.floating):
             s = s.astype(jnp.result_type(float))
         if s.shape != self.context_shape:
@@ -115,7 +121,8 @@ class AbstractManifold(eqx.Module):
         **Arguments:** `density`, the distribution of contexts: `None` is uniform (computed in closed form), an array
         of shape `(samples, *context_shape)` is the empirical distribution of those contexts.
 
-        **Raises:** `ValueError` for an empty sample, or contexts of a wrong shape or outside the domain.
+        **Raises:** `ValueError` for an empty sample, or contexts of a wrong shape or outside the domain; `TypeError` for
+        what are no real numbers.
         """
         return jnp.asarray(self._gram(density), dtype=jnp.result_type(float))
 
@@ -158,6 +165,7 @@ class AbstractManifold(eqx.Module):
     def _gram(self, density: ArrayLike | None) -> Float[np.ndarray, "n n"]:
         if density is None:
             return self._uniform_gram()
+        _check_real(self, density)
         contexts = np.asarray(density)
         if contexts.ndim != 1 + len(self.context_shape) or len(contexts) == 0:
             raise ValueError(
@@ -171,9 +179,18 @@ class AbstractManifold(eqx.Module):
         return a.T @ a / len(a)
 
 
-def _count(value: int, least: int, what: str, cure: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}; {cure}")
+def _count(what: str) -> Any:
+    """A setting of a manifold that counts something, at least 1; kept as an `int`, so that equal manifolds look alike."""
+    return eqx.field(static=True, converter=functools.partial(check_count, what))
+
+
+def _check_real(manifold: AbstractManifold, contexts: ArrayLike) -> None:
+    dtype = contexts.dtype if isinstance(contexts, jax.Array) else np.asarray(contexts).dtype
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(
+            f"contexts of {manifold} are real numbers, got the type {dtype}; give the real part, or both parts as a context"
+            " of two numbers"
+        )
 
 
 def _segment(s: np.ndarray) -> tuple[np.ndarray, str]:
@@ -294,10 +311,7 @@ class Fourier(AbstractManifold):
     `Fourier(1)` is an `Ellipse`. Gram: `diag(1, 1/2, …, 1/2)`, by orthogonality of the harmonics.
     """
 
-    order: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _count(self.order, 1, "the order of a Fourier manifold", "order=1 is an ellipse")
+    order: int = _count("the order of a Fourier manifold (1 is an ellipse)")
 
     @property
     def size(self) -> int:
@@ -361,11 +375,13 @@ class BSpline(AbstractManifold):
     degree: int = eqx.field(static=True)
     periodic: bool = eqx.field(static=True)
 
-    def __init__(self, size: int, degree: int = 3, periodic: bool = False):
+    def __init__(self, size: SupportsIndex, degree: SupportsIndex = 3, periodic: bool = False):
         """**Raises:** `ValueError` for a negative degree or fewer than `degree + 1` points."""
-        _count(degree, 0, "the degree of a spline", "degree=3 is the cubic spline")
-        _count(size, degree + 1, f"the size of a spline of degree {degree}", "add points or lower the degree")
-        self.size_, self.degree, self.periodic = int(size), int(degree), bool(periodic)
+        self.degree = check_count("the degree of a spline (3 is the cubic spline)", degree, 0)
+        self.size_ = check_count(
+            f"the size of a spline of degree {self.degree} (add points or lower the degree)", size, self.degree + 1
+        )
+        self.periodic = bool(periodic)
 
     @property
     def size(self) -> int:
@@ -420,10 +436,7 @@ class Sphere(AbstractManifold):
     the identity. `degree=1` is an ellipsoid in weight space.
     """
 
-    degree: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _count(self.degree, 1, "the degree of a sphere", "degree=1 is an ellipsoid")
+    degree: int = _count("the degree of a sphere (1 is an ellipsoid)")
 
     @property
     def size(self) -> int:
@@ -474,10 +487,7 @@ class Simplex(AbstractManifold):
     `E[s_i s_j] = (1 + δ_ij) / (n (n + 1))`.
     """
 
-    vertices: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _count(self.vertices, 1, "the number of vertices of a simplex", "two vertices are a line")
+    vertices: int = _count("the number of vertices of a simplex (2 are a line)")
 
     @property
     def size(self) -> int:

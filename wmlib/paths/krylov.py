@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpy.typing import ArrayLike
 
-from .metric import FunctionMetric, check_count, check_positive, check_structure, output_of_one, refuse_complex
+from .._counts import NoCountError, check_count
+from .._sharding import divided, gathered
+from .metric import FunctionMetric, check_positive, check_structure, output_of_one, refuse_complex
 
 
 @final
@@ -53,11 +55,18 @@ class Krylov(eqx.Module):
         return _tridiagonal(self.diagonal, self.off_diagonal)
 
     def combine(self, coefficients: ArrayLike) -> PyTree[Array]:
-        """The movement `Σ_k c_k q_k`, as a tree like the weights."""
+        """The movement `Σ_k c_k q_k`, as a tree like the weights.
+
+        **Raises:** `ValueError` unless there is one real coefficient for each vector.
+        """
+        if np.shape(coefficients) != (self.dimension,) or np.iscomplexobj(coefficients):
+            raise ValueError(
+                f"give {self.dimension} real coefficients, one a vector, got the shape {np.shape(coefficients)}"
+            )
         return unravel(combination(self.blocks, np.asarray(coefficients, float)), self.structure)
 
 
-def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: int) -> Krylov:
+def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: SupportsIndex) -> Krylov:
     r"""The Krylov basis of a metric from a start, by Lanczos' recursion with full reorthogonalisation.
 
     One product with the metric for each vector of the basis, in a loop in Python around compiled steps. The basis grows in
@@ -89,11 +98,11 @@ def lanczos(metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: 
 
 
 def lanczos_and_rest(
-    metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: int
+    metric: lx.AbstractLinearOperator, start: PyTree[Array], dimension: SupportsIndex
 ) -> tuple[Krylov, Float[Array, " n"]]:
     """As `lanczos`, and what the product with the last vector has outside the basis, of the norm `residual`."""
     structure = _structure(metric)
-    check_count("dimension", dimension, "40 is usual")
+    dimension = check_count("dimension (40 is usual)", dimension)
     check_structure("the start", start, structure)
     refuse_complex("the start", start)
     flat = ravel(start, _precision(structure))
@@ -122,17 +131,26 @@ class Spectrum(eqx.Module):
     stats: dict[str, Any]
     structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
 
-    def vector(self, index: int) -> PyTree[Array]:
-        """An eigenvector as a movement of the weights."""
+    def vector(self, index: SupportsIndex) -> PyTree[Array]:
+        """An eigenvector as a movement of the weights.
+
+        **Raises:** `IndexError` unless the index is between 0 and `k - 1`; `TypeError` if it is no integer.
+        """
+        try:
+            index = check_count("the index of an eigenvector", index, 0, len(self.vectors) - 1)
+        except NoCountError:
+            raise
+        except ValueError as error:
+            raise IndexError(f"{error}; a larger k finds more of them") from None
         return unravel(self.vectors[index], self.structure)
 
 
 def spectrum(
     metric: lx.AbstractLinearOperator,
-    k: int,
+    k: SupportsIndex,
     *,
     key: PRNGKeyArray,
-    dimension: int | None = None,
+    dimension: SupportsIndex | None = None,
     rtol: float | int = 1e-4,
 ) -> Spectrum:
     r"""The `k` largest eigenvalues of a metric and their eigenvectors, by Lanczos' method from a random start.
@@ -164,15 +182,11 @@ def spectrum(
         found.value, found.stats["residuals"]
     """
     structure, n = _structure(metric), metric.in_size()
-    check_count("k", k, f"it lies between 1 and the number of weights, {n}")
+    k = check_count("k, which counts weights at most,", k, 1, n)
     check_positive("rtol", rtol, "1e-4 is usual")
-    if not k <= n:
-        raise ValueError(f"k must be between 1 and the number of weights, {n}, got {k}")
     if dimension is None:
         dimension = max(4 * k, k + 40)
-    check_count("dimension", dimension, "leave it out")
-    if dimension < k:
-        raise ValueError(f"{k} eigenpairs need a dimension of at least {k}, got {dimension}; leave it out")
+    dimension = check_count(f"dimension (leave it out) of {k} eigenpairs", dimension, k)
 
     def ritz(projected, beta, loose=()):
         """The leading pairs within the basis, and their residuals: what some rows' products have outside it."""
@@ -246,10 +260,18 @@ class SpectralDensity(eqx.Module):
         of eigenvalues that are positive.
 
         **Arguments:** `width`, the standard deviation of the Gaussian in decades.
+
+        **Raises:** `ValueError` for points or a width that are not positive and finite.
         """
-        if not width > 0:
-            raise ValueError(f"width must be positive, in decades, got {width}; 0.2 is usual")
-        at, positive = np.log10(np.asarray(points, float)), self.nodes > 0
+        if not 0 < width < math.inf:
+            raise ValueError(f"width must be positive and finite, in decades, got {width}; 0.2 is usual")
+        if np.ndim(points) > 1 or np.iscomplexobj(points):
+            raise ValueError(f"points must be one axis of real numbers, got the shape {np.shape(points)}; use np.ravel")
+        if not ((at := np.asarray(points, float)) > 0).all() or not np.isfinite(at).all():
+            raise ValueError(
+                "points are eigenvalues on a logarithmic scale and must be positive and finite; leave others out"
+            )
+        at, positive = np.log10(at), self.nodes > 0
         nodes = np.log10(np.where(positive, self.nodes, 1.0))
         kernel = np.exp(-(((at - nodes[..., None]) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
         return np.einsum("pk,pkx->px", np.where(positive, self.weights, 0.0), kernel)
@@ -279,7 +301,7 @@ class InvariantDimension(eqx.Module):
 
 
 def spectral_density(
-    metric: lx.AbstractLinearOperator, *, key: PRNGKeyArray, probes: int = 8, dimension: int = 60
+    metric: lx.AbstractLinearOperator, *, key: PRNGKeyArray, probes: SupportsIndex = 8, dimension: SupportsIndex = 60
 ) -> SpectralDensity:
     r"""The density of all eigenvalues of a metric, by stochastic Lanczos quadrature.
 
@@ -308,8 +330,8 @@ def spectral_density(
 
     **Reference:** Ubaru, Chen & Saad (2017), Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature.
     """
-    check_count("dimension", dimension, "60 is usual")
-    check_count("probes", probes, "there must be at least one probe, and 8 is usual")
+    dimension = check_count("dimension (60 is usual)", dimension)
+    probes = check_count("probes (8 is usual)", probes)
     structure, n = _structure(metric), metric.in_size()
     nodes, weights = np.zeros((2, probes, min(dimension, n)))
     products = 0
@@ -354,7 +376,7 @@ def _precision(structure):
 def ravel(tree: PyTree[Array], dtype: np.dtype) -> Array:
     """As `ravel_pytree`, in one type."""
     # A copy, since what comes of it is overwritten: of one flat array it would be that array itself.
-    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(tree)]).copy()
+    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(gathered(tree))]).copy()
 
 
 @eqx.filter_jit
@@ -362,7 +384,8 @@ def unravel(flat: Array, structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Arra
     """The inverse of `ravel_pytree`, for trees of one structure."""
     leaves, treedef = jax.tree.flatten(structure)
     parts = jnp.split(flat, np.cumsum([x.size for x in leaves])[:-1])
-    return treedef.unflatten([p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)])
+    shaped = [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)]
+    return treedef.unflatten([divided(p, x.sharding) for p, x in zip(shaped, leaves, strict=True)])
 
 
 def _probe(key: PRNGKeyArray, structure: PyTree[jax.ShapeDtypeStruct]) -> Array:
