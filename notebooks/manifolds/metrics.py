@@ -1107,8 +1107,8 @@ plt.show()
 #   is applied without being formed in {doc}`/notebooks/manifolds/steepest_descent`.
 # - The diverging training run is of a quadratic loss functional with one weight, where the outcome is a theorem. How soon a
 #   network would show it is tried in {doc}`/notebooks/manifolds/topology`, which trains with the published matrices.
-# - The choice between a uniform and an empirical density was described, not tried. On rotated images with few angles it
-#   is a one-argument change, `wm.precondition(manifold, density=angles)`, and a fair experiment would tune the rate for each.
+# - The choice between a uniform and an empirical density is described here; {doc}`rotated_longer` tries it on rotated images with
+#   few angles, at one rate for both.
 # - Knots are uniform. The paper remarks that keeping its points uniform along the curve would need a constraint; in the
 #   parametrisation here the knots lie in $s$, stay where they are, and no constraint is needed.
 #

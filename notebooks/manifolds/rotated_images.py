@@ -883,7 +883,8 @@ if scale.name == "cpu":
 #   and two of `none` on validation images, with another seed; they are not recorded. The other rivals had none.
 # - **The rotation** is interpolated, so the sharpness of an image varies a little with the angle. All methods see that.
 #
-# Next: the paper's own scale (`WMLIB_PRESET=paper`, a GPU), longer training, and a finer search over the ellipse's size.
+# Next: {doc}`rotated_longer` trains three times as long, with a finer search over rate and size; and the paper's own scale
+# (`WMLIB_PRESET=paper`, a GPU).
 
 # %% [markdown]
 # ## Exercises
@@ -893,8 +894,8 @@ if scale.name == "cpu":
 # ellipse with `wm.precondition(manifold, density=...)`, the density being the seen angles, and compare.
 # :::{dropdown} Solution
 # In `optimiser`, pass the seen contexts on. At least three distinct angles are needed, or the library refuses: the
-# ellipse could then move without any training example noticing. What to expect is open; {doc}`metrics` shows how far the
-# two metrics are apart.
+# ellipse could then move without any training example noticing. {doc}`rotated_longer` has what comes of it, and {doc}`metrics`
+# how far the two metrics are apart.
 # :::
 # ::::
 #
