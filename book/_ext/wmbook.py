@@ -488,17 +488,23 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 def costs(root: Path, preset: str) -> list[tuple[str, str, int, float, float]]:
     """The chapters that have recorded runs at a preset: name, title, how many, their seconds, those of the longest.
 
-    An experiment is called like its chapter, perhaps with more words after it. Of several rows of one run the last
-    counts; one that was computed together with others has its share of their time.
+    An experiment is called like its chapter, perhaps with more words after it, or else named in the chapter's text. Of
+    several rows of one run the last counts; one that was computed together with others has its share of their time.
     """
     from wmlib.lab.runs import recorded_runs
 
-    contents, found = (root / "_toc.yml").read_text(), []
-    for chapter in re.findall(r"notebooks/(\S+)", contents):
-        stem, folder = chapter.rpartition("/")[2], root / "book/results"
-        names = [p.stem for p in sorted(folder.glob(f"{stem}*.jsonl")) if re.fullmatch(rf"{stem}(_\w+)?", p.stem)]
+    chapters, folder = re.findall(r"notebooks/(\S+)", (root / "_toc.yml").read_text()), root / "book/results"
+    texts = {chapter: (root / "notebooks" / f"{chapter}.py").read_text() for chapter in chapters}
+
+    def home(experiment):
+        called = [c for c in chapters if re.fullmatch(rf"{c.rpartition('/')[2]}(_\w+)?", experiment)]
+        return next(iter(called or [c for c in chapters if f'"{experiment}"' in texts[c]]), None)
+
+    homes, found = {path.stem: home(path.stem) for path in sorted(folder.glob("*.jsonl"))}, []
+    for chapter in chapters:
+        names = [name for name, at in homes.items() if at == chapter]
         seconds = [s for name in names for s in recorded_runs(name, preset, results=folder)["seconds"]]
-        title = re.search(r"^# # (.+)$", (root / "notebooks" / f"{chapter}.py").read_text(), re.MULTILINE)
+        title = re.search(r"^# # (.+)$", texts[chapter], re.MULTILINE)
         if seconds:
             found.append((chapter, title[1] if title else chapter, len(seconds), sum(seconds), max(seconds)))
     return found

@@ -51,13 +51,20 @@ figures.use_style()
 # preset, at the end of this page, is traced and was not run.
 
 # %%
+finer = dict(
+    slow=[0.003, 0.0045, 0.00675, 0.0101, 0.0152, 0.0228], spreads=[0.03, 0.1, 0.3, 0.9], searched=3,
+)  # fmt: skip
+
+# %%
 paper = dict(
     seeds=20, dataset="cifar10", pool=1, images=45_000, validation=5_000, test=10_000, told=1_000,
     epochs=50, batch=128, widths=[32, 64, 128], units=512, tops=[1.0, 0.5],
     rates=[0.003, 0.01, 0.03, 0.1], strengths=[3e-4, 1e-3, 3e-3],
     starts=[(0.003, 0.5), (0.01, 0.5), (0.03, 0.5), (0.01, 0.1)],
-    slow=[0.003, 0.0045, 0.00675, 0.0101, 0.0152, 0.0228], spreads=[0.03, 0.1, 0.3, 0.9], searched=3,
+    **finer,
 )  # fmt: skip
+
+# %%
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", pool=2, images=128, validation=64, test=64, told=32,
@@ -69,7 +76,7 @@ scale = wm.preset(
         epochs=12, batch=64, widths=[16, 32, 64], units=128, tops=[1.0, 0.5],
         rates=[0.003, 0.01, 0.03, 0.1], strengths=[3e-4, 1e-3, 3e-3],
         starts=[(0.003, 0.5), (0.01, 0.5), (0.03, 0.5), (0.01, 0.1)],
-        slow=[0.003, 0.0045, 0.00675, 0.0101, 0.0152, 0.0228], spreads=[0.03, 0.1, 0.3, 0.9], searched=3,
+        **finer,
     ),
     paper=paper,
 )  # fmt: skip
@@ -602,11 +609,11 @@ if scale.name == "cpu":
 # %%
 MATCH = {"line": 1, "line, no metric": 4}  # tr G⁻¹ / n, by which the step at one rate differs
 few_seeds = dataclasses.replace(scale, seeds=scale.searched)
-finer = [
+fine_grid = [
     {**common, "family": family, "top": top, "penalty": "no", "strength": 0.0, "rate": match * rate, "spread": spread}
     for top in scale.tops for family, match in MATCH.items() for spread in scale.spreads for rate in scale.slow
 ]  # fmt: skip
-finely = wm.sweep("noisy_images_rates", tune, finer, few_seeds)
+finely = wm.sweep("noisy_images_rates", tune, fine_grid, few_seeds)
 
 # %% [markdown]
 # The best of each arm, by the mean over the seeds of the search, then gets the test images and the figures' five seeds.

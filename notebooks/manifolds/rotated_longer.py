@@ -81,7 +81,7 @@ plt.show()
 #
 # It was committed, with the claims, before the first run.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The settings of the three presets, 34 lines", "code_prompt_hide": "Hide the settings"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The settings of the three presets, 33 lines", "code_prompt_hide": "Hide the settings"}
 MATCH = {
     "ellipse": 1,
     "ellipse, no metric": 5 / 3,
@@ -133,7 +133,7 @@ scale = wm.preset(
 # is far from $\mathrm{diag}(1, 2, 2)$.
 
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The methods, 45 lines", "code_prompt_hide": "Hide them"}
 ANGLES = 360
 METHODS = [
     "ellipse",
@@ -185,7 +185,7 @@ def mix(matrix, gradient):
 # A step is compiled once for a method and a size; rate and metric are arguments.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The training loop and the test, 83 lines", "code_prompt_hide": "Hide them"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The training loop and the test, 121 lines", "code_prompt_hide": "Hide them"}
 def loss(net, x, y, s):
     """Mean cross-entropy of turned images."""
     logits = jax.vmap(net)(jax.vmap(wm.transforms.rotate)(x, s), s)
@@ -334,7 +334,7 @@ assert gap < 1e-6
 # setting of the uniform metric: with all angles seen the two are one.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 55 lines", "code_prompt_hide": "Hide them"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 64 lines", "code_prompt_hide": "Hide them"}
 def candidates(method, rates, spreads, of_rivals):
     """The settings searched for a method: as many for each."""
     if method in RIVALS:
@@ -409,7 +409,7 @@ Markdown(
     f" device. Rows from code that has changed since: {int(rows.stale.sum())}."
 )
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 27 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "At a matched step the two arms of the ellipse are one curve: what the metric changes is the size of the step. Validation accuracy over all angles, one seed, at each searched rate and size at the start; the rate is multiplied by the mean of the preconditioner's diagonal, 5/3 with the metric.", "name": "fig-longer-search"}, "image": {"alt": "Three panels, one for each size at the start. In each the accuracies with the metric and without rise from about 52 to 55 per cent and fall to 45 to 50 per cent as the matched rate goes from 0.003 to 0.025."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 31 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "At a matched step the two arms of the ellipse are one curve: what the metric changes is the size of the step. Validation accuracy over all angles, one seed, at each searched rate and size at the start; the rate is multiplied by the mean of the preconditioner's diagonal, 5/3 with the metric.", "name": "fig-longer-search"}, "image": {"alt": "Three panels, one for each size at the start. In each the accuracies with the metric and without rise from about 52 to 55 per cent and fall to 45 to 50 per cent as the matched rate goes from 0.003 to 0.025."}}
 NAMES = {
     "ellipse": "ellipse", "ellipse, no metric": "ellipse, no metric", "ellipse, seen": "ellipse, metric of the seen",
     "film": "FiLM", "none": "no conditioning", "concat": "concatenation", "embed": "embedding",
@@ -461,7 +461,7 @@ Markdown(
 #
 # {numref}`fig-longer-accuracy` is the paper's Fig. 2b again.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 33 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "The ellipse leads no conditioning and concatenation where eleven angles or more are seen; FiLM and embedding stand beside it. Left, mean test accuracy over all angles against the number of angles seen, over five seeds. Right, the ellipse minus each rival, paired by seed, with 95 % t-intervals; the grey band is one point.", "name": "fig-longer-accuracy"}, "image": {"alt": "Left, accuracies from 32 to 41 per cent with 4 angles and from 49 to 55 with 360, seven methods. Right, differences: over no conditioning from −3.5 points with 4 angles to +5.3 with all; over FiLM from −1.6 to +1.4."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 52 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "The ellipse leads no conditioning and concatenation where eleven angles or more are seen; FiLM and embedding stand beside it. Left, mean test accuracy over all angles against the number of angles seen, over five seeds. Right, the ellipse minus each rival, paired by seed, with 95 % t-intervals; the grey band is one point.", "name": "fig-longer-accuracy"}, "image": {"alt": "Left, accuracies from 32 to 41 per cent with 4 angles and from 49 to 55 with 360, seven methods. Right, differences: over no conditioning from −3.5 points with 4 angles to +5.3 with all; over FiLM from −1.6 to +1.4."}}
 numbers_seen, at = scale.angles, np.arange(len(scale.angles))
 
 
@@ -525,7 +525,7 @@ plt.show()
 #
 # {numref}`fig-longer-metric` compares the three arms of the ellipse.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 8 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "No metric helps, and with few angles either costs accuracy, the one of the seen angles the most. The arm with the uniform metric and that with the metric of the seen angles, each minus the arm without; test accuracy over all angles, paired by seed, with 95 % t-intervals; the grey band is one point.", "name": "fig-longer-metric"}, "image": {"alt": "Differences to the arm without a metric against the number of angles seen: the uniform metric from −2.6 points with 4 angles to −0.6 with 360; the metric of the seen angles from −7 to −0.7."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 18 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "No metric helps, and with few angles either costs accuracy, the one of the seen angles the most. The arm with the uniform metric and that with the metric of the seen angles, each minus the arm without; test accuracy over all angles, paired by seed, with 95 % t-intervals; the grey band is one point.", "name": "fig-longer-metric"}, "image": {"alt": "Differences to the arm without a metric against the number of angles seen: the uniform metric from −2.6 points with 4 angles to −0.6 with 360; the metric of the seen angles from −7 to −0.7."}}
 fig, ax = plt.subplots(figsize=(5, 3.2))
 for k, method in enumerate([m for m in ("ellipse", "ellipse, seen") if m in METHODS]):
     gaps = values(method) - values("ellipse, no metric")
@@ -571,7 +571,7 @@ Markdown(
 #
 # {numref}`fig-longer-history` has the course of training.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 7 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "With all angles seen, every method still gains a little when it stops. Accuracy on a thousand validation images over all angles by epoch, means over five seeds, running means of five epochs.", "name": "fig-longer-history"}, "image": {"alt": "Seven rising curves of validation accuracy over thirty epochs that flatten from the tenth epoch on."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 16 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "With all angles seen, every method still gains a little when it stops. Accuracy on a thousand validation images over all angles by epoch, means over five seeds, running means of five epochs.", "name": "fig-longer-history"}, "image": {"alt": "Seven rising curves of validation accuracy over thirty epochs that flatten from the tenth epoch on."}}
 fig, ax = plt.subplots(figsize=(5, 3.2))
 for method in METHODS:
     part = np.stack(
