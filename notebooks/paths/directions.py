@@ -1123,7 +1123,7 @@ display(Markdown(judgement.to_markdown(index=False)))
 if scale.name == "cpu":
     said = ["contradicted", "reproduced", "contradicted", "holds", "undecided"]
     said += [*["holds"] * 3, "contradicted", "contradicted", "holds", "holds"]
-    assert judgement.verdict.tolist() == said
+    assert judgement.verdict.str.partition(";")[0].tolist() == said
     careful = ("penalised", "exact", "anchored")
     less = [10 ** paired("descent", m, "drift far").mean() for m in careful]
     assert (round(min(less), 1), round(max(less), 1)) == (3.5, 4.1)

@@ -1049,7 +1049,7 @@ display(Markdown(judged.to_markdown(index=False)))
 if scale.name == "cpu":
     said = ["mixed", *["contradicted"] * 3, "holds", "partly"]
     said += [*["mixed"] * 3, "holds", "undecided", "holds"]
-    assert judged.verdict.tolist() == said
+    assert judged.verdict.str.partition(";")[0].tolist() == said
 
 # %% [markdown]
 # ## The paper's own scale, traced

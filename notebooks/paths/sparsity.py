@@ -930,7 +930,7 @@ if scale.name == "cpu":
     assert [part.min() for part in parts] == [-6.0, -76.5, -2.4, -3.0]
     said = [*["contradicted"] * 3, "partly", "holds", "holds", "undecided", "holds"]
     said += ["holds", "partly", "undecided", *["contradicted"] * 2, "mixed", "holds"]
-    assert judged.verdict.tolist() == said
+    assert judged.verdict.str.partition(";")[0].tolist() == said
 
 # %% [markdown]
 # ## The paper's own scale, traced
