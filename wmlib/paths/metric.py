@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import PartitionSpec, reshard
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._sharding import gathered as gathered
 from .distances import OutputDistance, squared_error
 
 
@@ -225,17 +225,6 @@ def batches(tree: PyTree, batch: int) -> Iterator[Any]:
     tree = gathered(tree)
     for start in range(0, size, batch):
         yield jax.tree.map(itemgetter(slice(start, start + batch)), tree)
-
-
-def gathered(tree: PyTree) -> PyTree:
-    """The arrays, each device with the whole of those that explicit sharding divides: along such an axis nothing can be
-    sliced, or contracted, without saying how the result is divided."""
-
-    def whole(x):
-        divided = isinstance(x, Array) and any(part is not None for part in jax.typeof(x).sharding.spec)
-        return reshard(x, PartitionSpec()) if divided else x
-
-    return jax.tree.map(whole, tree)
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
