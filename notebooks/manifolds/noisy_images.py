@@ -638,7 +638,7 @@ for ax, top in zip(axes[0], scale.tops, strict=True):
             at = part.rate * MATCH["line, no metric"] / match
             ax.plot(at, 100 * part.validation, "o-", color=colour, alpha=1 - 0.2 * k, label=label, ms=4)
     ax.set(xscale="log", xlabel="rate × mean diagonal", ylabel="validation accuracy (%)", title=f"S = {top:g}")
-    ax.set_xticks([0.01, 0.03, 0.1], ["0.01", "0.03", "0.1"])
+    ax.set_xticks([0.02, 0.05], ["0.02", "0.05"])
     ax.minorticks_off()
 axes[0, 0].legend(fontsize=9)
 plt.show()

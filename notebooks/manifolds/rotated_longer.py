@@ -442,7 +442,7 @@ for ax, spread in zip(axes[0], scale.spreads, strict=True):
         title=f"size at the start {spread:g}",
         xlabel="rate × mean diagonal",
     )
-    ax.set_xticks([0.003, 0.01, 0.03], ["0.003", "0.01", "0.03"])
+    ax.set_xticks([0.005, 0.01, 0.02], ["0.005", "0.01", "0.02"])
     ax.minorticks_off()
 axes[0, 0].set_ylabel("validation accuracy (%)")
 axes[0, 0].legend(fontsize=9, loc="lower left")
