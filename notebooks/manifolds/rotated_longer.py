@@ -610,7 +610,7 @@ def still(method, angles):
     return 100 * (part[:, -5:].mean() - part[:, -10:-5].mean())
 
 
-late = {m: still(m, 360) for m in METHODS}
+late = {m: still(m, 360) for m in METHODS if scale.name == "cpu"}
 Markdown(
     f"With all angles seen, the last five epochs are {min(late.values()):.1f} to {max(late.values()):.1f} points above the five before:"
     " the runs are longer, and not yet at their end. No conditioning gains the most of these, the arms of the ellipse no less than"
