@@ -120,7 +120,7 @@ class TestCNN:
             ({"classes": 0}, r"sizes must be positive, .*classes=0"),
             ({"widths": (8, -1)}, r"sizes must be positive, .*widths=\(8, -1\)"),
             ({"units": -5}, r"sizes must be positive, .*units=-5"),
-            ({"extra": -1}, r"sizes must be positive, .*extra=-1"),
+            ({"extra": -1}, "extra must be at least 0"),
         ],
         ids=str,
     )

@@ -1,6 +1,7 @@
 """Which context an input comes from, when nobody says."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, SupportsIndex
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
+from .._calls import on_one_input
 from .._counts import check_count
 from .._sharding import gathered
 from .modulation import Modulated, _wide
@@ -106,5 +108,5 @@ def _logits(
 ) -> Shaped[Array, "inputs ..."]:
     """The outputs of one batch in one context; the weights of a manifold are built, once for all of the batch."""
     if isinstance(net, Modulated):
-        return jax.vmap(net.at(s))(inputs)
-    return jax.vmap(net, (0, None))(inputs, s)
+        return jax.vmap(partial(on_one_input, net.at(s), name="net", given="x"))(inputs)
+    return jax.vmap(partial(on_one_input, net, name="net", given="x, s"), (0, None))(inputs, s)

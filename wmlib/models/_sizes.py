@@ -1,14 +1,30 @@
 """What the networks ask of their sizes and of their images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Array
 
+from .._counts import NoCountError, check_count
+
 
 def check_in_shape(in_shape: Any) -> None:
     """Raise `ValueError` unless it is that of an image."""
-    if len(in_shape) != 3:
+    if not isinstance(in_shape, Sequence) or len(in_shape) != 3:
         raise ValueError(f"in_shape must be (channels, height, width), such as (1, 28, 28), got {in_shape}")
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Raise `ValueError` unless all are integers of at least 1, or sequences of such."""
+    for name, size in sizes.items():
+        for one in size if isinstance(size, Sequence) else [size]:
+            try:
+                check_count(f"each size in {name}", one)
+            except NoCountError:
+                raise
+            except ValueError:
+                given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+                raise ValueError(f"sizes must be positive, got {given}") from None
 
 
 def check_image(x: Array, channels: int) -> None:

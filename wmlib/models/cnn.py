@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._sizes import check_features, check_image, check_in_shape
+from .._counts import check_count
+from ._sizes import check_features, check_image, check_in_shape, check_sizes
 
 
 def _halve(x: Float[Array, "channels height width"]) -> Float[Array, "channels half_height half_width"]:
@@ -61,8 +62,8 @@ class CNN(eqx.Module):
                 f"{len(widths)} poolings need images of at least {shrink} × {shrink}, got {height} × {width};"
                 " give fewer widths"
             )
-        if min(channels, classes, units, *widths) < 1 or extra < 0:
-            raise ValueError(f"sizes must be positive, got {in_shape=}, {classes=}, {widths=}, {units=}, {extra=}")
+        check_sizes(in_shape=in_shape, classes=classes, widths=widths, units=units)
+        check_count("extra", extra, 0)
         keys = jax.random.split(key, len(widths) + 2)
         sizes = (channels, *widths)
         self.convolutions = tuple(

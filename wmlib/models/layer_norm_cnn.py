@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._sizes import check_features, check_image, check_in_shape
+from ._sizes import check_features, check_image, check_in_shape, check_sizes
 
 
 class _LayerNorm(eqx.Module):
@@ -62,9 +62,8 @@ class LayerNormCNN(eqx.Module):
         **Raises:** `ValueError` if a size is not positive.
         """
         check_in_shape(in_shape)
+        check_sizes(in_shape=in_shape, classes=classes, widths=widths, units=units)
         channels, height, width = in_shape
-        if min(channels, height, width, classes, units, *widths) < 1:
-            raise ValueError(f"sizes must be positive, got {in_shape=}, {classes=}, {widths=}, {units=}")
         keys = jax.random.split(key, len(widths) + 2)
         sizes = (channels, *widths)
         self.convolutions = tuple(

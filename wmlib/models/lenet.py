@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._sizes import check_features, check_in_shape
+from ._sizes import check_features, check_in_shape, check_sizes
 
 
 @final
@@ -38,8 +38,7 @@ class LeNet300(eqx.Module):
         **Raises:** `ValueError` if a size is not positive.
         """
         check_in_shape(in_shape)
-        if min(*in_shape, classes, *units) < 1:
-            raise ValueError(f"sizes must be positive, got {in_shape=}, {classes=}, {units=}")
+        check_sizes(in_shape=in_shape, classes=classes, units=units)
         sizes = (math.prod(in_shape), *units, classes)
         keys = jax.random.split(key, len(sizes) - 1)
         self.layers = tuple(eqx.nn.Linear(a, b, key=k) for a, b, k in zip(sizes[:-1], sizes[1:], keys, strict=True))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._sizes import check_image, check_in_shape
+from ._sizes import check_image, check_in_shape, check_sizes
 
 
 class _Norm(eqx.Module):
@@ -100,10 +100,9 @@ class ResNet(eqx.Module):
         if norm not in ("layer", "group"):
             raise ValueError(f'norm must be "layer" or "group", got {norm!r}; batch normalisation keeps a state')
         check_in_shape(in_shape)
+        check_sizes(in_shape=in_shape, classes=classes, width=width, blocks=blocks)
         if not blocks:
             raise ValueError("blocks must name at least one stage, such as (2, 2, 2, 2)")
-        if min(*in_shape, classes, width, *blocks) < 1:
-            raise ValueError(f"sizes must be positive, got {in_shape=}, {classes=}, {width=}, {blocks=}")
         keys = jax.random.split(key, sum(blocks) + 2)
         self.stem = eqx.nn.Conv2d(in_shape[0], width, 3, padding=1, use_bias=False, key=keys[-2])
         self.norm = _Norm(norm, width)

@@ -21,9 +21,3 @@ def encoded(encode: Callable[[ArrayLike], Array], s: ArrayLike, count: int) -> A
             f" shape {jnp.shape(s)}; give inputs the length of what it returns, and use jax.vmap for a batch"
         )
     return code
-
-
-def check_widths(**sizes: int) -> None:
-    """Raise `ValueError` unless all are positive."""
-    if min(sizes.values()) < 1:
-        raise ValueError(f"sizes must be positive, got {sizes}")

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ...models import CNN
-from ._context import check_widths, circle, encoded
+from ...models._sizes import check_sizes
+from ._context import circle, encoded
 
 
 @final
@@ -25,7 +26,7 @@ class Concat(eqx.Module):
 
         **Raises:** `ValueError` if a size is not positive, and when called if `encode` gives another number of them.
         """
-        check_widths(inputs=inputs)
+        check_sizes(inputs=inputs)
         self.cnn = CNN(**cnn, extra=inputs, key=key)
         self.encode = encode
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ...models import CNN
-from ._context import check_widths, circle, encoded
+from ...models._sizes import check_sizes
+from ._context import circle, encoded
 
 
 @final
@@ -34,7 +35,7 @@ class Embed(eqx.Module):
 
         **Raises:** `ValueError` if a size is not positive, and when called if `encode` gives another number of them.
         """
-        check_widths(inputs=inputs, width=width)
+        check_sizes(inputs=inputs, width=width)
         of_cnn, of_embedding = jax.random.split(key)
         self.cnn = CNN(**cnn, extra=width, key=of_cnn)
         self.embedding = eqx.nn.Linear(inputs, width, key=of_embedding)

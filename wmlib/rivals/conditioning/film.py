@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ...models import CNN
-from ._context import check_widths, circle, encoded
+from ...models._sizes import check_sizes
+from ._context import circle, encoded
 
 
 @final
@@ -40,7 +41,7 @@ class FiLM(eqx.Module):
 
         **Raises:** `ValueError` if a size is not positive, and when called if `encode` gives another number of them.
         """
-        check_widths(inputs=inputs, width=width)
+        check_sizes(inputs=inputs, width=width)
         of_cnn, of_generator = jax.random.split(key)
         self.cnn = CNN(**cnn, key=of_cnn)
         self.widths = tuple(convolution.out_channels for convolution in self.cnn.convolutions)
