@@ -227,7 +227,7 @@ TABLE = [
     ("walk", lambda: walk(target=float("nan")), V, "leave it out"),
     ("walk", lambda: walk(objective=None, target=1.0), V, "give a function"),
     ("walk", lambda: walk(objective=None), V, r"give an objective, or walk by wm\.ExactDirections"),
-    ("walk", lambda: walk(record=0), V, "counts the steps"),
+    ("walk", lambda: walk(record=0), V, "record must be at least 1"),
     ("walk", lambda: walk(record=[7]), V, "between 0 and 2"),
     ("walk", lambda: walk(memory=EMPTY), V, "at least one input"),
     ("walk", lambda: walk(held_out=EMPTY), V, "at least one input"),

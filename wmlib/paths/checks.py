@@ -122,7 +122,7 @@ def check_setting(
     return given
 
 
-def movement(weights: PyTree, start: PyTree) -> PyTree[Array]:
+def movement(weights: PyTree, start: PyTree) -> PyTree:
     """The floating-point arrays of the weights less those of another tree, in float32 at least.
 
     **Raises:** `ValueError` if they differ in structure or shapes, or one array stands at two places; `TypeError` for

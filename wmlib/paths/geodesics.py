@@ -82,7 +82,7 @@ def acceleration(
     **Reference:** Raghavan et al. (2024), Eq. 5; Fong & Saunders (2011), LSMR.
     """
     check_positive("rtol", rtol, "1e-5 is the default")
-    max_steps = None if max_steps is None else check_count("max_steps (leave it out for lineax's own)", max_steps)
+    max_steps = None if max_steps is None else check_count("max_steps", max_steps)
     inputs = gathered(jax.tree.map(jnp.asarray, inputs))
     check_inputs("inputs", inputs)
     weights, velocity, distance = _checked(f, weights, velocity, inputs, distance)
@@ -103,16 +103,20 @@ def _checked(f, weights, velocity, inputs, distance):
             "a geodesic needs outputs whose lengths are the distance; give a distance with an embedding, as those of"
             " wmlib.distances"
         )
-    output = output_of_one(f, weights, inputs)
-    half = {str(x.dtype) for x in jax.tree.leaves((dynamic, output)) if jnp.finfo(x.dtype).bits < 32}
+    _refuse_half(dynamic)
+    _refuse_half(output_of_one(f, weights, inputs))
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(velocity) if not isinstance(x, Tracer)):
+        raise ValueError("the velocity is not finite; look for a gradient that is not")
+    return weights, velocity, distance
+
+
+def _refuse_half(tree):
+    half = {str(x.dtype) for x in jax.tree.leaves(tree) if jnp.finfo(x.dtype).bits < 32}
     if half:
         raise TypeError(
             f"a second derivative in {', '.join(sorted(half))} is rounding; convert the weights, the velocity and the"
             " inputs to float32"
         )
-    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(velocity) if not isinstance(x, Tracer)):
-        raise ValueError("the velocity is not finite; look for a gradient that is not")
-    return weights, velocity, distance
 
 
 def _embedded(f, distance, weights, inputs):
@@ -282,10 +286,8 @@ def geodesic(
     check_positive("time", time, "1.0 is the default")
     for name, tolerance in (("rtol", rtol), ("atol", atol), ("solve_rtol", solve_rtol)):
         check_positive(name, tolerance, "leave it out for the default")
-    max_steps = check_count("max_steps (4096 is the default)", max_steps)
-    solve_steps = (
-        None if solve_steps is None else check_count("solve_steps (leave it out for lineax's own)", solve_steps)
-    )
+    max_steps = check_count("max_steps", max_steps)
+    solve_steps = None if solve_steps is None else check_count("solve_steps", solve_steps)
     batch = check_count("batch (500 is the default)", batch)
     inputs = jax.tree.map(jnp.asarray, inputs)
     check_inputs("inputs", inputs)

@@ -110,7 +110,7 @@ class FunctionMetric(lx.AbstractLinearOperator):
         **Raises:** `ValueError` for a vector of another structure or other shapes; `TypeError` for one that is not of
         floating-point numbers.
         """
-        vector = like(self.in_structure(), "the vector", vector)
+        vector = like(eqx.filter(self.weights, eqx.is_inexact_array), "the vector", vector)
         if self.kept is not None and len(self.kept) == 1:
             return _product_kept(self.distance, self.kept[0], vector, self.size)
         if self.kept is not None:
@@ -195,6 +195,10 @@ def like(structure: PyTree, name: str, tree: PyTree) -> PyTree[Array]:
 
     **Raises:** `ValueError` if they differ in structure or shapes; `TypeError` unless it is of floating-point numbers.
     """
+    (ours, one), (theirs, other) = jax.tree.flatten(structure), jax.tree.flatten(tree)
+    pairs = zip(ours, theirs, strict=False)
+    if one == other and all(isinstance(y, Array) and (x.shape, x.dtype) == (y.shape, y.dtype) for x, y in pairs):
+        return tree
     check_structure(name, tree, structure)
     check_floating(name, tree)
     return jax.tree.map(lambda x, y: jnp.asarray(y, x.dtype), structure, tree)

@@ -440,7 +440,7 @@ def _recorded(record, steps):
     try:
         chosen = [*record]
     except TypeError:
-        return range(0, steps, check_count("record, which counts the steps between two recorded points,", record))
+        return range(0, steps, check_count("record", record))
     return [0, *(check_count("a recorded step", step, 0, steps) for step in chosen)]
 
 
