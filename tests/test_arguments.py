@@ -76,6 +76,27 @@ def swept(grid, seeds=1):
 
 
 V, T, F = ValueError, TypeError, FloatingPointError
+HOT = jax.nn.one_hot(LABELS, 4, dtype=int)
+WHOLE = jax.tree.map(lambda x: jnp.ones(x.shape, int), PART)
+IMAGINARY = jax.tree.map(lambda x: jax.lax.complex(x, x), PART)
+COUNT = r"use int\(\.\.\.\)|SupportsIndex"
+
+
+def picky(w, x):
+    if x.ndim != 2:
+        raise RuntimeError("expected two axes")
+    return x
+
+
+def imaginary(w, x):
+    y = call(w, x)
+    return jax.lax.complex(y, y)
+
+
+def pair(w, x):
+    return call(w, x), 1.0
+
+
 TABLE = [
     # manifolds
     ("BSpline", lambda: wm.BSpline(0), V, "add points or lower the degree"),
@@ -141,24 +162,64 @@ TABLE = [
     ("Spectrum", lambda: wm.spectrum(metric, 2, key=KEY).vector(-1), IndexError, "a larger k"),
     ("Krylov", lambda: wm.lanczos(metric, PART, 3).combine(np.ones(2)), V, "one a vector"),
     ("SpectralDensity", lambda: wm.spectral_density(metric, key=KEY, probes=1).smoothed([-1.0]), V, "leave others out"),
+    ("FunctionMetric", lambda: wm.FunctionMetric(scale, TIED, X), V, r"eqx\.nn\.Shared"),
+    ("FunctionMetric", lambda: wm.FunctionMetric(picky, NET, X), V, r"called with one input.*x\[None\]"),
+    ("FunctionMetric", lambda: wm.FunctionMetric(imaginary, NET, X), T, "must return one floating-point array"),
+    ("FunctionMetric", lambda: wm.FunctionMetric(call, NET, X, batch=2.5), T, COUNT),
+    ("FunctionMetric", lambda: metric.mv(WHOLE), T, "astype"),
+    ("FunctionMetric", lambda: metric.mv(IMAGINARY), T, "two real arrays"),
+    ("FunctionMetric", lambda: metric.mv(MANY), V, "structure and shapes"),
+    ("infer_context", lambda: wm.infer_context(lambda x, s: picky(s, x), X, jnp.zeros(2)), V, "called with one input"),
+    ("infer_context", lambda: wm.infer_context(modulated, X[:, None], jnp.zeros(2)), V, "called with one input"),
+    # distances
+    ("distances.squared_error", lambda: wm.distances.squared_error(OUTPUTS, OUTPUTS[0]), V, "reshape one of them"),
+    ("distances.kl", lambda: wm.distances.kl(OUTPUTS[:, :1], OUTPUTS[:, 0]), V, "reshape one of them"),
+    ("distances.hellinger", lambda: wm.distances.hellinger(OUTPUTS[0], OUTPUTS[0, :1]), V, "reshape one of them"),
+    ("distances.bhattacharyya", lambda: wm.distances.bhattacharyya(jax.lax.complex(OUTPUTS, OUTPUTS), OUTPUTS), T, "two real arrays"),
+    ("distances.kl", lambda: wm.distances.kl.hessian(OUTPUTS[0], OUTPUTS), V, "reshape one of them"),
+    ("distances.OutputDistance", lambda: wm.distances.OutputDistance(lambda y, z: (y - z) ** 2)(ARRAY, ARRAY), V, "sum over"),
     # directions and geodesics
     ("direction", lambda: wm.direction(metric), V, "give a key"),
     ("direction", lambda: wm.direction(metric, PART, beta=0.0), V, "1.0 is the default"),
     ("direction", lambda: wm.direction(metric, PART, epsilon=-1.0), V, "1.0 is the default"),
     ("direction", lambda: wm.direction(metric, jnp.ones(3)), V, "structure"),
     ("direction", lambda: wm.direction(metric, NAN), V, "finite"),
+    ("direction", lambda: wm.direction(metric, PART, beta=[1.0, 2.0], epsilon=[1.0, 2.0, 3.0]), V, r"beta\[:, None\]"),
+    ("direction", lambda: wm.direction(metric, PART, beta=[]), V, "1.0 is the default"),
+    ("direction", lambda: wm.direction(metric, PART, dimension=2.5), T, COUNT),
+    ("ExactDirections", lambda: wm.ExactDirections(1.0, 1.0, dimension=2.5), T, COUNT),
     ("ExactDirections", lambda: wm.ExactDirections(0.0, 1.0), V, "positive"),
     ("ExactDirections", lambda: wm.ExactDirections(1.0, 1.0, momentum=1.0), V, "0.9 is usual"),
     ("ExactDirections", lambda: wm.ExactDirections(1.0, 1.0, dimension=0), V, "20 is usual|at least 1"),
     ("acceleration", lambda: wm.acceleration(call, NET, jnp.ones(3), X), V, "structure"),
     ("acceleration", lambda: wm.acceleration(call, COMPLEX, COMPLEX, X), T, "two real arrays"),
     ("acceleration", lambda: wm.acceleration(call, NET, NAN, X), V, "not finite"),
+    ("acceleration", lambda: wm.acceleration(scale, TIED, TIED, X), V, r"eqx\.nn\.Shared"),
+    ("acceleration", lambda: wm.acceleration(imaginary, NET, PART, X), T, "must return one floating-point array"),
+    ("acceleration", lambda: wm.acceleration(call, NET, WHOLE, X), T, "astype"),
+    ("acceleration", lambda: wm.acceleration(call, NET, PART, X, max_steps=2.5), T, COUNT),
+    ("geodesic", lambda: curve(f=scale, weights=TIED, velocity=TIED), V, r"eqx\.nn\.Shared"),
+    ("geodesic", lambda: curve(f=pair), T, "must return one floating-point array"),
+    ("geodesic", lambda: curve(f=picky), V, "called with one input"),
+    ("geodesic", lambda: curve(distance=lambda y, y0: jnp.sum((y - y0) ** 2)), V, "with an embedding"),
+    ("geodesic", lambda: curve(f=lambda w, x: call(w, x).astype(jnp.bfloat16)), T, "to float32"),
+    ("geodesic", lambda: curve(points=2.5), T, COUNT + "|np.ndarray"),
+    ("geodesic", lambda: curve(points=np.array([[0.0, 1.0]])), V, "from 0 to 1"),
     ("geodesic", lambda: curve(points=1), V, "at least 2"),
     ("geodesic", lambda: curve(velocity=NAN), V, "not finite"),
     ("geodesic", lambda: curve(inputs=EMPTY), V, "at least one input"),
     ("geodesic", lambda: curve(weights=NOTHING), V, "no floating-point array"),
     # walks
     ("walk", lambda: walk(steps=0), V, "at least 1"),
+    ("walk", lambda: walk(steps=2.5), T, COUNT),
+    ("walk", lambda: walk(method=optax.sgd), T, r"wm\.PenalisedDescent|AbstractMethod"),
+    ("walk", lambda: walk(objective=optax.sgd), T, r"wm\.objectives|AbstractObjective"),
+    ("walk", lambda: walk(f=pair), T, "must return one floating-point array"),
+    ("walk", lambda: walk(f=picky), V, "called with one input"),
+    ("walk", lambda: walk(reference=lambda w: eqx.nn.Linear(3, 1, key=KEY)), V, "weights of the same network"),
+    ("walk", lambda: walk(target=np.float32("nan")), V, "leave it out"),
+    ("walk", lambda: walk(drift_limit=np.float64("nan")), V, "leave it out"),
+    ("walk", lambda: walk(record=np.array([0.5])), V, r"use int\(\.\.\.\)"),
     ("walk", lambda: walk(batch=0), V, "500 is the default"),
     ("walk", lambda: walk(keep=-1), V, "leave it out"),
     ("walk", lambda: walk(drift_limit=0.0), V, "leave it out for no limit"),
@@ -166,7 +227,7 @@ TABLE = [
     ("walk", lambda: walk(target=float("nan")), V, "leave it out"),
     ("walk", lambda: walk(objective=None, target=1.0), V, "give a function"),
     ("walk", lambda: walk(objective=None), V, r"give an objective, or walk by wm\.ExactDirections"),
-    ("walk", lambda: walk(record=0), V, "counts the steps"),
+    ("walk", lambda: walk(record=0), V, "record must be at least 1"),
     ("walk", lambda: walk(record=[7]), V, "between 0 and 2"),
     ("walk", lambda: walk(memory=EMPTY), V, "at least one input"),
     ("walk", lambda: walk(held_out=EMPTY), V, "at least one input"),
@@ -177,10 +238,12 @@ TABLE = [
     ("walk", lambda: walk(f=scale, weights=TIED), V, r"eqx\.nn\.Shared"),
     ("walk", lambda: walk(weights=eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "b", mode="batch")[0]), V, "LayerNorm"),
     ("walk", lambda: walk(objective=wm.objectives.Task(call, X, LABELS + 2, 4)), V, "number the classes from 0"),
-    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), -1.0), V, "at least 0 and finite"),
-    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), jnp.inf), V, "at least 0 and finite"),
+    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), -1.0), V, "finite and at least 0"),
+    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), jnp.inf), V, "finite and at least 0"),
     ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), memory_batch=0), V, "leave it out"),
     ("PenalisedDescent", lambda: walk(method=wm.PenalisedDescent(optax.sgd(1.0), memory_batch=13)), V, "leave it out"),
+    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd), T, r"optax\.sgd\(0\.1\)|GradientTransformation"),
+    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), memory_batch=2.5), T, COUNT),
     # objectives
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS[:3]), V, "each input needs one label"),
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS, 0), V, "between 1 and"),
@@ -189,6 +252,11 @@ TABLE = [
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS.astype(float), 4), T, "astype"),
     ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS[:, None], 4), V, "argmax"),
     ("objectives.Task", lambda: task.value(eqx.nn.Linear(3, 2, key=KEY), np.arange(3)), V, "an output for each"),
+    ("objectives.Task", lambda: wm.objectives.Task(call, X, LABELS, 2.5), T, COUNT),
+    ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS[0], HOT[0]), V, "argmax"),
+    ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS, LABELS[0]), T, "one vector"),
+    ("objectives.shuffled", lambda: wm.objectives.shuffled(KEY, 5, 2.5), T, COUNT),
+    ("objectives.Sparsity", lambda: wm.objectives.Sparsity(np.ones(2)), (V, T), "one real number|float"),
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS[0], jnp.array(4)), V, "between 0 and 3"),
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS[0], jnp.array(-1)), V, "between 0 and 3"),
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(jnp.ones(1), jnp.array(0)), V, "one output a class"),
@@ -235,10 +303,35 @@ TABLE = [
     ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, EMPTY, LABELS[:0]), V, "at least one input"),
     ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, X, LABELS + 1), V, "an output for each"),
     ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, X, LABELS, batch=0), V, "batch must be at least 1"),
-    ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, X, LABELS, rtol=1.0), V, r"rtol in \[0, 1\)"),
+    ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, X, LABELS, rtol=1.0), V, r"rtol must be in \[0, 1\)"),
     ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(batched, NET, X, LABELS), V, "called with one input"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(PART, jnp.ones((2, 3))), V, "the same weights"),
+    ("rivals.fisher_diagonal", lambda: wm.rivals.fisher_diagonal(picky, NET, X), V, "called with one input"),
+    ("rivals.fisher_diagonal", lambda: wm.rivals.fisher_diagonal(call, NET, X, batch=1.5), T, COUNT),
+    ("rivals.ewc_penalty", lambda: wm.rivals.ewc_penalty(NET, NET, IMAGINARY), T, "two real arrays"),
+    ("rivals.replay_loss", lambda: wm.rivals.replay_loss(call, NET, X, LABELS[:, None]), V, r"labels\.reshape\(-1\)"),
+    ("rivals.replay_loss", lambda: wm.rivals.replay_loss(call, NET, X, HOT), V, "argmax"),
+    ("rivals.replay_loss", lambda: wm.rivals.replay_loss(picky, NET, X, LABELS), V, "called with one input"),
+    ("rivals.der_loss", lambda: wm.rivals.der_loss(call, NET, X, OUTPUTS, LABELS[:, None]), V, r"labels\.reshape\(-1\)"),
+    ("rivals.der_loss", lambda: wm.rivals.der_loss(call, NET, X, jax.lax.complex(OUTPUTS, OUTPUTS)), T, "two real arrays"),
+    ("rivals.der_loss", lambda: wm.rivals.der_loss(call, NET, X, HOT), T, "astype"),
+    ("rivals.der_loss", lambda: wm.rivals.der_loss(call, NET, X, OUTPUTS, alpha=jnp.ones(2)), V, "one real number"),
+    ("rivals.lwf_loss", lambda: wm.rivals.lwf_loss(call, NET, NET, X, 2.0), T, COUNT),
+    ("rivals.lwf_loss", lambda: wm.rivals.lwf_loss(picky, NET, NET, X, 2), V, "called with one input"),
+    ("rivals.lwf_loss", lambda: wm.rivals.lwf_loss(call, NET, NET, X, 2, 1j), V, "one real number"),
+    ("rivals.gem_projection", lambda: wm.rivals.gem_projection(PART, MANY, sweeps=float("nan")), T, COUNT),
+    ("rivals.gem_projection", lambda: wm.rivals.gem_projection(PART, MANY, ARRAY), V, "one real number"),
+    ("rivals.gem_projection", lambda: wm.rivals.gem_projection(jnp.arange(3), jnp.ones((1, 3))), T, "astype"),
+    ("rivals.agem_projection", lambda: wm.rivals.agem_projection(WHOLE, PART), T, "astype"),
+    ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, X, HOT), V, "argmax"),
+    ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(picky, NET, X, LABELS), V, "called with one input"),
+    ("rivals.ogd_basis", lambda: wm.rivals.ogd_basis(call, NET, X, LABELS, batch=1.5), T, COUNT),
+    ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(jnp.arange(3), jnp.ones((2, 3))), T, "astype"),
+    ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(ARRAY, jnp.ones((2, 3), jnp.complex64)), T, "two real arrays"),
+    ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(COMPLEX["w"], jnp.ones((2, 3))), T, "two real arrays"),
     # networks
+    ("models.CNN", lambda: wm.models.CNN(units=2.5, key=KEY), T, COUNT + "|units"),
+    ("models.ResNet", lambda: wm.models.ResNet(width=2.5, key=KEY), T, COUNT + "|width"),
     ("models.CNN", lambda: wm.models.CNN((1, 4, 4), key=KEY), V, "give fewer widths"),
     ("models.CNN", lambda: wm.models.CNN(classes=0, key=KEY), V, "must be positive"),
     ("models.CNN", lambda: wm.models.CNN(**SMALL, key=KEY)(jnp.zeros((3, 8, 8))), V, r"jax\.vmap for a batch"),
@@ -292,7 +385,6 @@ RESULTS = {  # made by the library, never by a caller
 }  # fmt: skip
 UNCHECKED = {
     "objectives.AbstractObjective": "abstract",
-    "distances.OutputDistance": "two functions, refused by their annotations here, and by a TypeError without them",
     "objectives.matrices": "asks an array for its axes",
     "transforms.mix_noise": "any numbers and any shape; the two shapes are one by its annotation",
 }

@@ -158,3 +158,61 @@ def test_a_distance_travels_to_a_spawned_process():
         for name in NAMES:
             found = pool.submit(distance(name), y, y0).result()
             np.testing.assert_allclose(found, by_hand(name, y, y0), rtol=1e-4)
+
+
+shapes = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
+
+
+@every_distance
+@settings(deadline=None, max_examples=25)
+@given(one=shapes, other=shapes)
+def test_outputs_of_two_shapes_are_refused(name, one, other):
+    y, y0 = np.ones(one), np.zeros(other)
+    if one == other:
+        assert distance(name)(y, y0).shape == ()
+    else:
+        for ask in (distance(name), distance(name).hessian):
+            with pytest.raises(ValueError, match=r"reshape one of them.*jax\.vmap for a batch"):
+                ask(y, y0)
+
+
+WHOLE = [jnp.int8, jnp.uint8, jnp.int32, jnp.bool_]
+TYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64, *WHOLE]
+
+
+@every_distance
+@pytest.mark.parametrize("dtype", TYPES)
+@settings(deadline=None, max_examples=8)
+@given(seed=st.integers(0, 99))
+def test_outputs_of_every_type_are_those_numbers(name, dtype, seed):
+    rng = np.random.default_rng(seed)
+    y, y0 = (
+        jnp.asarray(np.round(rng.uniform(0, 100, 4)) if dtype in WHOLE else rng.normal(size=4) * 100, dtype)
+        for _ in "ab"
+    )
+    for one, two in ((y, y0), (np.asarray(y), np.asarray(y0))):
+        found = distance(name)(one, two)
+        assert found.dtype in (jnp.float32, jnp.float64)
+        np.testing.assert_allclose(found, distance(name)(y.astype(float), y0.astype(float)), rtol=2e-4, atol=1e-6)
+    product = distance(name).hessian(y0, y)
+    assert product.dtype == (jnp.float64 if dtype in WHOLE else dtype)
+    precise = distance(name).hessian(y0.astype(float), y.astype(float))
+    rtol = 1e-2 if product.dtype.itemsize < 4 else 1e-3
+    np.testing.assert_allclose(
+        product.astype(float), precise, rtol=rtol, atol=rtol * float(1e-3 + jnp.abs(precise).max())
+    )
+
+
+@every_distance
+def test_complex_outputs_are_refused(name):
+    y = jnp.ones(3, jnp.complex64)
+    for ask in (distance(name), distance(name).hessian):
+        with pytest.raises(TypeError, match="two real arrays"):
+            ask(y, y.real)
+
+
+def test_a_function_that_returns_no_number_is_refused():
+    several = wm.distances.OutputDistance(lambda y, y0: (y - y0) ** 2)
+    for ask in (several, several.hessian):
+        with pytest.raises(ValueError, match="sum over the axes"):
+            ask(jnp.ones(3), jnp.ones(3))

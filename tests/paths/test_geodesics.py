@@ -128,3 +128,70 @@ def test_a_velocity_that_is_not_finite_is_refused():
     net = network(jnp.tanh)
     with pytest.raises(ValueError, match="velocity is not finite"):
         wm.geodesic(operator.call, net, jax.tree.map(lambda x: x * np.float32(np.nan), movement(net)), inputs())
+
+
+@pytest.mark.parametrize("size", [0.0, 10.0, 1e3, 1e4, -1e4])
+@pytest.mark.parametrize("by", ["constant", "input"])
+def test_what_is_added_to_the_outputs_neither_hides_kinks_nor_makes_them(size, by):
+    def moved(w, x):
+        return w(x) + (size if by == "constant" else size * x[0])
+
+    kinked, smooth = network(jax.nn.relu), network(jnp.tanh)
+    path = wm.geodesic(moved, kinked, flat_direction(kinked, 5), inputs(), time=3.0, points=3, max_steps=1000)
+    assert path.stats["outcome"].startswith(("kinks: the outputs of", "step limit"))
+    assert path.stats["kinked"][-1] > 0
+    path = wm.geodesic(moved, smooth, flat_direction(smooth, 5), inputs(), time=3.0, points=3)
+    assert path.stats["outcome"] == "arrived"
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("given_inputs", [np.float32, np.float64])
+@pytest.mark.parametrize("velocity", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("weights", [np.float32, np.float64])
+def test_every_mix_of_precisions_has_a_geodesic_in_that_of_the_weights(x64, given_inputs, velocity, weights):
+    with jax.enable_x64(x64):
+        w, v = {"w": np.ones((2, 3), weights)}, {"w": np.full((2, 3), 0.25, velocity)}
+        x = np.random.default_rng(0).normal(size=(4, 3)).astype(given_inputs)
+        f = lambda w, x: jnp.tanh(w["w"].astype(x.dtype) @ x)  # noqa: E731
+        found = wm.acceleration(f, w, v, x)["w"]
+        path = wm.geodesic(f, w, v, x, time=0.1, points=2)
+        kept = jnp.asarray(w["w"]).dtype
+        assert found.dtype == path.weights[-1]["w"].dtype == path.velocities[-1]["w"].dtype == kept
+        assert path.stats["outcome"] == "arrived"
+        precise = wm.acceleration(f, w, {"w": np.full((2, 3), 0.25, weights)}, x.astype(weights))["w"]
+        np.testing.assert_allclose(found, precise, rtol=1e-3, atol=1e-5)
+
+
+OUTPUTS = {
+    "complex": lambda w, x: jax.lax.complex(w(x), w(x)),
+    "whole": lambda w, x: w(x).astype(int),
+    "boolean": lambda w, x: w(x) > 0,
+    "pair": lambda w, x: (w(x), w(x)),
+    "number": lambda w, x: 1.0,
+    "none": lambda w, x: None,
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_is_no_array_of_floating_point_numbers_has_no_derivative(name):
+    net, f, x = network(jnp.tanh), OUTPUTS[name], inputs()
+    v, method = movement(net), wm.ExactDirections(1.0, 0.01)
+    for ask in (
+        lambda: wm.acceleration(f, net, v, x),
+        lambda: wm.geodesic(f, net, v, x),
+        lambda: wm.FunctionMetric(f, net, x),
+        lambda: wm.walk(f, net, None, x, method=method, steps=1, key=KEY),
+    ):
+        with pytest.raises(TypeError, match="must return one floating-point array"):
+            ask()
+
+
+def test_one_array_at_two_places_is_refused():
+    w, scale = jnp.ones(3), lambda w, x: w["a"] * x + w["b"]
+    tied, apart = {"a": w, "b": w}, {"a": w, "b": jnp.ones(3)}
+    for ask in (wm.acceleration, wm.geodesic):
+        with pytest.raises(ValueError, match=r"eqx\.nn\.Shared"):
+            ask(scale, tied, apart, inputs())
+        ask(scale, apart, tied, inputs())
+    with pytest.raises(ValueError, match=r"eqx\.nn\.Shared"):
+        wm.FunctionMetric(scale, tied, inputs())

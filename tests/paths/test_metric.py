@@ -337,26 +337,102 @@ def test_a_batch_that_is_no_count_is_refused(batch):
         wm.FunctionMetric(linear, normal(2, 3), normal(4, 3), batch=batch)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("x64", [False, True])
+@settings(deadline=None, max_examples=10)
+@given(
+    given=st.sampled_from([np.float16, jnp.bfloat16, np.float32, np.float64]),
+    weights=st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_vector_of_another_type_is_cast_to_that_of_the_weights(keep, x64, given, weights, seed):
+    with jax.enable_x64(x64):
+        metric = wm.FunctionMetric(linear, normal(2, 3).astype(weights), normal(4, 3).astype(weights), keep=keep)
+        vector = np.asarray(normal(2, 3, seed=seed)).astype(given)
+        product = metric.mv(vector)
+        assert product.dtype == weights
+        np.testing.assert_array_equal(product, metric.mv(jnp.asarray(vector, weights)))
+
+
+@pytest.mark.parametrize("vector", [np.ones((2, 3), int), np.ones((2, 3), bool), np.ones((2, 3), complex)])
+def test_a_vector_that_is_not_of_floating_point_numbers_is_refused(vector):
+    with pytest.raises(TypeError, match=r"astype|two real arrays"):
+        wm.FunctionMetric(linear, normal(2, 3), normal(4, 3)).mv(vector)
+
+
+def test_weights_and_inputs_of_numpy_are_those_of_jax():
+    w, x, v = normal(2, 3), normal(4, 3), normal(2, 3, seed=3)
+    ours = wm.FunctionMetric(linear, np.asarray(w, float), np.asarray(x, float)).mv(v)
+    np.testing.assert_array_equal(ours, wm.FunctionMetric(linear, w, x).mv(v))
+
+
+ERRORS = [RuntimeError, KeyError, NotImplementedError, AttributeError, StopIteration, ZeroDivisionError, AssertionError]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_whatever_a_function_of_a_batch_raises_is_named(error):
+    def f(w, x):
+        if jnp.ndim(x) != 2:
+            raise error("two axes")
+        return x @ w.T
+
+    w, x, labels = normal(2, 3), normal(4, 3), jnp.zeros(4, int)
+    for ask in (
+        lambda: wm.FunctionMetric(f, w, x),
+        lambda: wm.acceleration(f, w, w, x),
+        lambda: wm.objectives.Task(f, x, labels, 2).value(w, np.arange(2)),
+        lambda: wm.rivals.replay_loss(f, w, x, labels),
+        lambda: wm.rivals.fisher_diagonal(f, w, x),
+        lambda: wm.rivals.ogd_basis(f, w, x, labels),
+        lambda: wm.infer_context(lambda x, s: f(w, x), x, jnp.zeros(2)),
+    ):
+        with pytest.raises(ValueError, match=r"is called with one input.*two axes.*x\[None\]") as caught:
+            ask()
+        assert isinstance(caught.value.__cause__, error)
+
+
+@pytest.mark.parametrize("error", [MemoryError, FloatingPointError, KeyboardInterrupt])
+def test_what_is_no_fault_of_the_function_goes_through(error):
+    def f(w, x):
+        raise error
+
+    with pytest.raises(error):
+        wm.FunctionMetric(f, normal(2, 3), normal(4, 3))
+
+
 SHARDED = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-import operator, jax, jax.numpy as jnp, equinox as eqx, numpy as np, wmlib as wm
+import operator, jax, jax.numpy as jnp, equinox as eqx, numpy as np, optax, wmlib as wm
 from jax.sharding import AxisType, PartitionSpec as P, reshard
 key = jax.random.key
 net, x = eqx.nn.MLP(8, 3, 6, 1, activation=jnp.tanh, key=key(0)), jax.random.normal(key(1), (12, 8))
 v = jax.tree.map(jnp.ones_like, eqx.filter(net, eqx.is_inexact_array))
-def ask(net, x, v, batch, keep):
+def ask(net, x, v, batch, keep, divided=False):
     metric = wm.FunctionMetric(operator.call, net, x, wm.distances.kl, batch=batch, keep=keep)
     found = [metric.mv(v), wm.spectrum(metric, 3, key=key(2)).value, wm.direction(metric, v).value]
     found += [wm.spectral_density(metric, key=key(3), probes=1, dimension=3).nodes]
     found += [wm.geodesic(operator.call, net, v, x, time=0.1, points=2).lengths] if keep else []
+    labels = reshard(jnp.arange(12) % 3, P("d")) if divided else jnp.arange(12) % 3
+    task, start = wm.objectives.Task(operator.call, x, labels, 4), jax.tree.map(lambda a: 0.9 * a, v)
+    methods = [wm.PenalisedDescent(optax.sgd(0.1), memory_batch=None if keep else 4), wm.ExactDirections(1.0, 0.01, 3)]
+    for method in methods:
+        path = wm.walk(operator.call, net, task, x, method=method, steps=2, key=key(0), held_out=x, batch=batch)
+        found += [path.lengths, path.drift]
+    found += [wm.rivals.fisher_diagonal(operator.call, net, x, batch=batch)]
+    found += [jnp.abs(wm.rivals.ogd_basis(operator.call, net, x, labels, batch=batch)).sum()]
+    found += [wm.rivals.replay_loss(operator.call, net, x, labels), wm.rivals.lwf_loss(operator.call, net, net, x, 2)]
+    found += [wm.rivals.der_loss(operator.call, net, x, jax.vmap(net)(x) + 1, labels), wm.rivals.l2_penalty(v, start)]
+    found += [jax.vmap(wm.objectives.cross_entropy)(jax.vmap(net)(x), labels), wm.rivals.agem_projection(v, start)]
+    for name in ("squared_error", "kl", "hellinger", "bhattacharyya"):
+        distance, y = getattr(wm.distances, name), reshard(jnp.arange(8.0), P("d")) if divided else jnp.arange(8.0)
+        found += [jax.vmap(distance)(jax.vmap(net)(x), jax.vmap(net)(2 * x)), distance(y, jnp.ones(8))]
     return [np.asarray(a) for a in jax.tree.leaves(found)]
 cases = [(500, False), (500, True), (5, False)]
 alone = [ask(net, x, v, *case) for case in cases]
 with jax.set_mesh(jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))):
     whole = lambda tree: jax.tree.map(lambda a: reshard(a, P()) if eqx.is_array(a) else a, tree)
     for case, expected in zip(cases, alone):
-        for a, b in zip(ask(whole(net), reshard(x, P("d")), whole(v), *case), expected):
+        for a, b in zip(ask(whole(net), reshard(x, P("d")), whole(v), *case, True), expected):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 """
 

@@ -192,7 +192,7 @@ def test_wrong_arguments_are_refused_before_anything_is_computed():
         walk(held_out=jnp.zeros((0, 3)))
     with pytest.raises(ValueError, match="finite numbers at the start"):
         walk(memory=inputs() * jnp.nan)
-    with pytest.raises(ValueError, match="lie between 0 and 8"):
+    with pytest.raises(ValueError, match="between 0 and 8"):
         walk(record=[9])
     with pytest.raises(ValueError, match="record must be at least 1"):
         walk(record=0)
@@ -296,6 +296,51 @@ def test_weights_of_half_precision_walk_and_the_length_is_finite(dtype):
     )
     assert np.isfinite(path.objective).all()
     assert path.objective[0] == pytest.approx(300 * 40, rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("penalty", [1.0, 1e5, 1e9])
+def test_a_penalty_that_half_precision_does_not_hold_is_kept(dtype, penalty):
+    net = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, network())
+    x = inputs().astype(dtype)
+    task = wm.objectives.Task(operator.call, x, jnp.arange(12) % 4, 4)
+    slow = optax.sgd(1e-3 / penalty)
+    for method in (wm.PenalisedDescent(slow, penalty), wm.ExactDirections(penalty, 1e-4, dimension=4)):
+        path = walk(task, method, steps=3, weights=net, memory=x)
+        assert np.isfinite(path.kept).all()
+        assert np.isfinite(path.objective).all()
+        assert np.isfinite(path.lengths).all()
+
+
+@pytest.mark.parametrize("method", [wm.PenalisedDescent(optax.sgd(0.1)), wm.ExactDirections(1.0, 0.01, dimension=4)])
+def test_weights_and_inputs_of_numpy_walk_as_those_of_jax(method):
+    net = jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, network())
+    ours = walk(method=method, steps=3, weights=net, memory=np.asarray(inputs(), float))
+    theirs = walk(method=method, steps=3)
+    np.testing.assert_array_equal(ours.lengths, theirs.lengths)
+    np.testing.assert_array_equal(ours.drift, theirs.drift)
+
+
+@pytest.mark.parametrize("integer", [np.int8, np.uint16, np.int64])
+def test_counts_of_any_integer_type_are_counts(integer):
+    settings = dict(steps=4, record=2, batch=5, keep=9)
+    method = lambda of: wm.PenalisedDescent(optax.sgd(0.1), memory_batch=of(3))  # noqa: E731
+    ours = walk(method=method(integer), **{k: integer(v) for k, v in settings.items()})
+    theirs = walk(method=method(int), **settings)
+    np.testing.assert_array_equal(ours.lengths, theirs.lengths)
+    np.testing.assert_array_equal(walk(steps=4, record=np.array([1, 3], integer)).steps, [0, 1, 3, 4])
+
+
+@settings(max_examples=8, deadline=None)
+@given(outputs=st.integers(1, 5), name=st.sampled_from(["squared_error", "kl", "hellinger", "bhattacharyya"]))
+def test_a_reference_of_other_outputs_is_refused(outputs, name):
+    other, method = network(3, outputs), wm.ExactDirections(1.0, 0.01, dimension=3)
+    ask = lambda: walk(None, method, 1, distance=getattr(wm.distances, name), reference=lambda w: other)  # noqa: E731
+    if outputs == 4:
+        assert ask().outcome == "step limit"
+    else:
+        with pytest.raises(ValueError, match="weights of the same network"):
+            ask()
 
 
 def test_complex_weights_are_refused_with_the_cure():

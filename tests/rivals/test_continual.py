@@ -387,3 +387,101 @@ def test_a_label_out_of_range_is_refused_and_under_jit_is_not_a_number(shift):
         if shift:
             with pytest.raises(ValueError, match="number the classes from 0"):
                 loss(labels)
+
+
+HALF = [jnp.float16, jnp.bfloat16]
+INTEGERS = [np.int8, np.uint8, np.int16, np.int32, np.bool_]
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
+
+
+class TestTypes:
+    @pytest.mark.parametrize("dtype", HALF)
+    @settings(max_examples=8, deadline=None)
+    @given(
+        seed=st.integers(0, 99), temperature=st.sampled_from([0.5, 2.0, 300.0]), size=st.sampled_from([0.01, 1.0, 30.0])
+    )
+    def test_a_loss_of_half_precision_is_that_of_its_logits_in_single(self, dtype, seed, temperature, size):
+        rng = np.random.default_rng(seed)
+        w, start = (jnp.asarray(size * rng.normal(size=(5, 3)), dtype) for _ in range(2))
+        x, outputs = jnp.asarray(rng.normal(size=(7, 3)), dtype), jnp.asarray(size * rng.normal(size=(7, 5)), dtype)
+
+        def losses(f):
+            return jnp.stack([
+                rivals.replay_loss(f, w, x, LABELS), rivals.lwf_loss(f, w, start, x, 4, temperature),
+                rivals.der_loss(f, w, x, outputs, LABELS),
+            ])  # fmt: skip
+
+        narrow, wide = losses(lambda w, x: w @ x), losses(lambda w, x: (w @ x).astype(jnp.float32))
+        assert narrow.dtype == jnp.float32
+        np.testing.assert_array_equal(narrow, wide)
+
+    @pytest.mark.parametrize("dtype", [*HALF, jnp.float32])
+    def test_a_difference_of_large_weights_is_taken_in_single(self, dtype):
+        weights = {"w": jnp.full(3, 60000, dtype)}
+        start, exact = {"w": -weights["w"]}, 3 * 120000.0**2 / 2
+        for penalty in (
+            rivals.l2_penalty(weights, start),
+            rivals.ewc_penalty(weights, start, {"w": jnp.ones(3, dtype)}),
+        ):
+            np.testing.assert_allclose(penalty, exact, rtol=1e-2)
+
+    @pytest.mark.parametrize("dtype", INTEGERS)
+    def test_projections_of_whole_numbers_are_refused(self, dtype):
+        g, m = np.ones(3, dtype), np.ones(3, np.float32)
+        for ask in (
+            lambda: rivals.gem_projection(g, m[None]), lambda: rivals.gem_projection(m, g[None]),
+            lambda: rivals.agem_projection(g, m), lambda: rivals.agem_projection(m, g),
+            lambda: rivals.ogd_projection(g, m[None]), lambda: rivals.ogd_projection(m, g[None]),
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match="astype"):
+                ask()
+
+    def test_arrays_of_numpy_are_those_of_jax(self):
+        rng = np.random.default_rng(0)
+        w, x, outputs = (rng.normal(size=n).astype(np.float32) for n in ((5, 3), (7, 3), (7, 5)))
+
+        def answers(of):
+            a, b, c, labels = of(w), of(x), of(outputs), of(np.arange(7) % 5)
+            f = jnp.matmul
+            return [
+                rivals.replay_loss(f, a, b, labels), rivals.der_loss(f, a, b, c, labels), rivals.lwf_loss(f, a, a, b, 3),
+                rivals.fisher_diagonal(f, a, b), rivals.l2_penalty({"w": a}, {"w": 2 * a}), rivals.agem_projection(b, -b),
+                rivals.gem_projection(b, -b[None]), rivals.ogd_projection(a, rivals.ogd_basis(f, a, b, labels)),
+            ]  # fmt: skip
+
+        for ours, theirs in zip(answers(np.asarray), answers(jnp.asarray), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+    def test_an_array_of_one_number_is_a_number_as_a_setting(self):
+        w, x = jnp.ones((5, 3)), jnp.ones((7, 3))
+        for one in (np.ones(1), jnp.ones((1, 1)), np.float32(1), jnp.ones(()), 1):
+            assert rivals.der_loss(jnp.matmul, w, x, jnp.ones((7, 5)), LABELS, one, one).shape == ()
+            assert rivals.lwf_loss(jnp.matmul, w, w, x, 3, one).shape == ()
+            assert rivals.gem_projection(x[0], -x, one).shape == (3,)
+
+    def test_settings_may_be_traced(self):
+        w, x = jnp.ones((5, 3)), jnp.ones((7, 3))
+        slope = jax.jit(jax.grad(lambda a: rivals.der_loss(jnp.matmul, w, x, jnp.ones((7, 5)), None, a)))(2.0)
+        np.testing.assert_allclose(slope, 5 * 2.0**2)
+
+
+class TestLabels:
+    @settings(max_examples=20, deadline=None)
+    @given(shape=st.lists(st.integers(1, 5), max_size=2), compiled=st.booleans())
+    def test_those_of_another_shape_are_refused_with_the_cure(self, shape, compiled):
+        w, x, labels = jnp.ones((5, 3)), jnp.ones((7, 3)), jnp.zeros((7, *shape), int)
+        losses = [
+            lambda y: rivals.replay_loss(jnp.matmul, w, x, y),
+            lambda y: rivals.der_loss(jnp.matmul, w, x, jnp.ones((7, 5)), y),
+            *([] if compiled else [lambda y: rivals.ogd_basis(jnp.matmul, w, x, y)]),
+        ]
+        for loss in losses:
+            loss = jax.jit(loss) if compiled else loss
+            if shape:
+                with pytest.raises(ValueError, match=r"labels\.reshape\(-1\).*argmax"):
+                    loss(labels)
+            else:
+                assert jnp.isfinite(loss(labels)).all()

@@ -11,19 +11,27 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .metric import check_structure, refuse_complex
-from .metric import wide as wide
+from .._calls import on_one_input
+from .metric import check_structure, gathered
+from .metric import refuse_shared as refuse_shared
+from .precision import refuse_complex
+from .precision import wide as wide
 
 
-def check_labels(labels: Any, classes: int | None = None) -> None:
-    """Raise unless labels are integers from 0, and below the number of classes where that is known.
+def check_labels(labels: Any, classes: int | None = None, axes: int = 1) -> None:
+    """Raise unless labels are integers from 0, of so many axes, and below the number of classes where that is known.
 
-    Inside a compiled function their values are not known, and only their type is looked at.
+    Inside a compiled function their values are not known, and only their type and shape are looked at.
     """
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise TypeError(
             f"labels must be integers, the places of the classes, got {jnp.result_type(labels)}; use"
             " labels.astype(int), or labels.argmax(axis=1) of one-hot rows"
+        )
+    if jnp.ndim(labels) != axes:
+        raise ValueError(
+            f"{'there must be one label for each input' if axes else 'a label is one integer'}, got labels of shape"
+            f" {jnp.shape(labels)}; use labels.reshape(-1), labels.argmax(axis=1) of one-hot rows, or jax.vmap for a batch"
         )
     if classes is not None and classes < 2:
         raise ValueError(f"f returns {classes} logit, whose softmax is 1 whatever it is; give it one output a class")
@@ -39,15 +47,15 @@ def check_labels(labels: Any, classes: int | None = None) -> None:
         )
 
 
+def places(labels: Any) -> Array:
+    """Labels as integers in which neither a number of classes nor −1 wraps: of 32 bits at least."""
+    labels = gathered(jnp.asarray(labels))
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+
+
 def output_of(f: Callable[..., Any], weights: PyTree, x: PyTree) -> Any:
     """`f(weights, x)` of one input, with the cure in the error if `f` cannot take one."""
-    try:
-        return f(weights, x)
-    except (TypeError, ValueError, IndexError, AssertionError) as error:
-        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
-        raise ValueError(
-            f"f is called with one input, f(weights, x), here of shape {shapes}, and not with a batch; it fails: {error}"
-        ) from error
+    return on_one_input(f, weights, x)
 
 
 def check_logits(output: Any) -> None:
@@ -61,14 +69,14 @@ def check_logits(output: Any) -> None:
 
 
 def logits_of(f: Callable[..., Any], weights: PyTree, inputs: PyTree) -> Array:
-    """The logits of every input, `f(weights, x)` of one after another."""
+    """The logits of every input, `f(weights, x)` of one after another, in float32 at least."""
 
     def one(x):
         output = output_of(f, weights, x)
         check_logits(output)
         return output
 
-    return jax.vmap(one)(inputs)
+    return wide(gathered(jax.vmap(one)(jax.tree.map(jnp.asarray, inputs))))
 
 
 def check_memories(inputs: PyTree, beside: Any = None) -> None:
@@ -81,30 +89,41 @@ def check_memories(inputs: PyTree, beside: Any = None) -> None:
         )
 
 
-def check_setting(name: str, number: Any, least: float = 0.0, strict: bool = False) -> None:
-    """Raise `ValueError` unless a number is finite and at least the least (or above it); a traced one is let pass."""
-    if isinstance(number, Tracer):
-        return
-    if not (float(number) > least or (float(number) == least and not strict)) or not np.isfinite(float(number)):
-        raise ValueError(f"{name} must be finite and {'above' if strict else 'at least'} {least:g}, got {number}")
+def number(name: str, given: Any) -> Any:
+    """One real number, without the axes of an array that holds one alone.
+
+    **Raises:** `ValueError` for what is none, or more than one.
+    """
+    try:
+        array = given if isinstance(given, Array) else np.asarray(given)
+        real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+    except ValueError:  # a list of unequal lists
+        real = False
+    if not real or array.size != 1:
+        raise ValueError(f"{name} must be one real number, got {given!r}; give one, and call again for others")
+    return array.reshape(()) if array.ndim else given
 
 
-def refuse_shared(name: str, weights: PyTree) -> None:
-    """Raise `ValueError` if one floating-point array stands at two places, for each place would go its own way."""
-    seen = set()
-    for path, leaf in jax.tree.leaves_with_path(eqx.filter(weights, eqx.is_inexact_array)):
-        if isinstance(leaf, Tracer):
-            continue
-        if id(leaf) in seen:
-            raise ValueError(
-                f"{name} hold one array twice, the second time at {jax.tree_util.keystr(path)}: the two would be taken for"
-                " independent; tie them with eqx.nn.Shared, or give each place an array of its own"
-            )
-        seen.add(id(leaf))
+def check_setting(
+    name: str, given: Any, least: float | int = 0.0, strict: bool = False, below: float | int = np.inf
+) -> Any:
+    """One real number that is finite, at least the least (or above it), and below a bound; a traced one is let pass.
+
+    **Raises:** `ValueError` for another.
+    """
+    given = number(name, given)
+    if isinstance(given, Tracer):
+        return given
+    if not (least < given < below or (given == least and not strict)):
+        among = f"finite and {'above' if strict else 'at least'} {least:g}"
+        if below < np.inf:
+            among = f"in {'(' if strict else '['}{least:g}, {below:g})"
+        raise ValueError(f"{name} must be {among}, got {given}")
+    return given
 
 
-def movement(weights: PyTree, start: PyTree) -> PyTree[Array]:
-    """The floating-point arrays of the weights less those of another tree.
+def movement(weights: PyTree, start: PyTree) -> PyTree:
+    """The floating-point arrays of the weights less those of another tree, in float32 at least.
 
     **Raises:** `ValueError` if they differ in structure or shapes, or one array stands at two places; `TypeError` for
     complex weights.
@@ -113,7 +132,7 @@ def movement(weights: PyTree, start: PyTree) -> PyTree[Array]:
     refuse_complex("the weights", (here, there))
     refuse_shared("the weights", here)
     check_structure("start", there, here)
-    return jax.tree.map(jnp.subtract, here, there)
+    return jax.tree.map(lambda x, y: wide(x) - wide(y), *gathered((here, there)))
 
 
 def on_shapes(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -11,8 +11,10 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._counts import check_count
+from .checks import check_setting, wide
 from .krylov import Krylov, combination, lanczos_and_rest, orthogonalise, ravel, rounding, unravel
-from .metric import FunctionMetric, batches, check_count, check_positive, norm
+from .metric import FunctionMetric, batches, check_positive, norm
 from .walk import AbstractMethod, Problem
 
 
@@ -44,8 +46,8 @@ def direction(
     epsilon: float | int | Sequence[float] | np.ndarray = 1.0,
     *,
     key: PRNGKeyArray | None = None,
-    dimension: int = 40,
-    rtol: float = 1e-3,
+    dimension: SupportsIndex = 40,
+    rtol: float | int = 1e-3,
 ) -> Direction:
     r"""The movement that keeps the function and improves an objective: the minimiser of
     `⟨v, g v⟩ + β ⟨v, ∇L⟩` subject to `⟨v, v⟩ = ε` (Eq. 4).
@@ -85,12 +87,15 @@ def direction(
     **Reference:** Raghavan et al. (2024), Eq. 3 and 4; Gould, Lucidi, Roma & Toint (1999), Solving the Trust-Region
     Subproblem using the Lanczos Method.
     """
-    for name, array in (("beta", beta), ("epsilon", epsilon)):
-        given = np.asarray(array)
-        if given.dtype.kind not in "iuf" or not (np.isfinite(given) & (given > 0)).all():
-            raise ValueError(f"{name} must be positive and finite numbers, got {array!r}; 1.0 is the default")
-    beta, epsilon = np.broadcast_arrays(np.asarray(beta, float), np.asarray(epsilon, float))
-    check_count("dimension", dimension, "40 is usual")
+    beta, epsilon = _positive("beta", beta), _positive("epsilon", epsilon)
+    try:
+        beta, epsilon = np.broadcast_arrays(beta, epsilon)
+    except ValueError:
+        raise ValueError(
+            f"beta and epsilon are taken in pairs, and their shapes are {beta.shape} and {epsilon.shape}; for each of the one"
+            " with each of the other give beta[:, None] and epsilon"
+        ) from None
+    dimension = check_count("dimension", dimension)
     check_positive("rtol", rtol, "1e-3 is usual")
     if isinstance(metric, FunctionMetric) and dimension >= _PRODUCTS:
         metric = metric.linearised()
@@ -130,6 +135,17 @@ def direction(
     stats = {k: np.array([told[k] for _, told in solved]).reshape(beta.shape)[()] for k in solved[0][1]}
     stats |= {"dimension": krylov.dimension, "products": products}
     return Direction(_movements(krylov, [c for c, _ in solved], beta.shape, extra), stats)
+
+
+def _positive(name, given):
+    """Positive and finite numbers as an array of float64."""
+    try:
+        array = np.asarray(given)
+    except ValueError:  # a list of unequal lists
+        array = np.empty(0)
+    if array.dtype.kind not in "iuf" or not array.size or not ((array > 0) & (array < np.inf)).all():
+        raise ValueError(f"{name} must be positive and finite numbers, got {given!r}; 1.0 is the default")
+    return array.astype(float)
 
 
 _PRODUCTS = 10
@@ -257,7 +273,7 @@ class ExactDirections(AbstractMethod):
         self,
         beta: float | int,
         epsilon: float | int | Callable[[int], Any],
-        dimension: int = 20,
+        dimension: SupportsIndex = 20,
         tolerance: float | int = math.inf,
         momentum: float | int = 0.0,
         anchored: bool = True,
@@ -280,14 +296,11 @@ class ExactDirections(AbstractMethod):
             check_positive("epsilon", epsilon, "0.01 is usual, the square of a length of 0.1")
         if tolerance != math.inf:
             check_positive("tolerance", tolerance, "leave it out for no limit")
-        check_count("dimension", dimension, "20 is usual")
-        if isinstance(momentum, bool) or not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}; 0 is for none, 0.9 is usual")
         self.beta = beta
         self.epsilon = epsilon
-        self.dimension = dimension
+        self.dimension = check_count("dimension", dimension)
         self.tolerance = tolerance
-        self.momentum = momentum
+        self.momentum = check_setting("momentum (0 is for none, 0.9 is usual)", momentum, below=1)
         self.anchored = anchored
 
     def start(self, problem: Problem, weights: PyTree, key: PRNGKeyArray) -> Any:
@@ -304,7 +317,7 @@ class ExactDirections(AbstractMethod):
             m = self.momentum
             gradient = jax.tree.map(lambda x, y: m * x + (1 - m) * y, past, gradient)
         kept, pull = _pull(problem, weights) if self.anchored else (_kept(problem, weights), None)
-        total = None if gradient is None else jax.tree.map(lambda x: self.beta * x, gradient)
+        total = None if gradient is None else jax.tree.map(lambda x: self.beta * wide(x), gradient)
         if total is not None and pull is not None:
             total = jax.tree.map(lambda x, y: x + 2 * y, total, pull)
         if total is not None and not math.isfinite(size := float(norm(total))):
@@ -350,7 +363,7 @@ def _pull_on(problem, weights, index):
 def _pull(problem, weights):
     """The mean distance of the memory's outputs to the reference, and its gradient."""
     parts = [_pull_on(problem, weights, index) for index in batches(np.arange(problem.size), problem.batch)]
-    value, gradient = jax.tree.map(lambda *x: sum(x) / problem.size, *parts)
+    value, gradient = jax.tree.map(lambda *x: sum(map(wide, x)) / problem.size, *parts)
     return float(value), gradient
 
 

@@ -1,12 +1,23 @@
 """How far apart two outputs of a network are: output distances, each with its Hessian at zero."""
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
+
+from .._sharding import gathered
+from .precision import refuse_complex, wide
+
+
+def _real(x: Any) -> Array:
+    """Numbers of which differences are taken and squares are summed: floating-point, of 32 bits at least."""
+    x = gathered(jnp.asarray(x))
+    refuse_complex("the outputs", x)
+    return wide(x) if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 @final
@@ -35,18 +46,48 @@ class OutputDistance(eqx.Module):
         self.function = function
         self.embedding = embedding
 
-    def __call__(self, output: Shaped[Array, "*output"], reference: Shaped[Array, "*output"]) -> Float[Array, ""]:
-        """`d(output, reference)`, of one input."""
-        return self.function(output, reference)
+    def __call__(
+        self, output: Shaped[Array | np.ndarray, "..."], reference: Shaped[Array | np.ndarray, "..."]
+    ) -> Float[Array, ""]:
+        """`d(output, reference)`, of one input: two arrays of one shape, of real numbers, in float32 at least.
+
+        **Raises:** `ValueError` for two shapes, or a function that does not return one number; `TypeError` for complex
+        outputs.
+        """
+        _check_pair("the reference", output, reference)
+        found = self.function(_real(output), _real(reference))
+        if jnp.shape(found) != ():
+            raise ValueError(
+                f"an output distance is of one input, and must return one number, got the shape {jnp.shape(found)}; sum over"
+                " the axes of the output"
+            )
+        return wide(jnp.asarray(found))
 
     def hessian(
-        self, reference: Shaped[Array, "*output"], vector: Shaped[Array, "*output"]
-    ) -> Shaped[Array, "*output"]:
-        """The product `H(reference) vector` with the Hessian at zero."""
+        self, reference: Shaped[Array | np.ndarray, "..."], vector: Shaped[Array | np.ndarray, "..."]
+    ) -> Shaped[Array, "..."]:
+        """The product `H(reference) vector` with the Hessian at zero, computed in float32 at least and then cast to the type
+        of the vector, if that is one of floating-point numbers.
+
+        **Raises:** as for a distance.
+        """
+        _check_pair("the vector", reference, vector)
+        at, dtype = _real(reference), jnp.result_type(vector)
+        along = _real(vector).astype(at.dtype)
         if self.embedding is not None:
-            _, push = jax.linearize(self.embedding, reference)
-            return jax.linear_transpose(push, reference)(push(vector))[0]
-        return jax.jvp(jax.grad(lambda y: self.function(y, reference)), (reference,), (vector,))[1]
+            _, push = jax.linearize(self.embedding, at)
+            product = jax.linear_transpose(push, at)(push(along))[0]
+        else:
+            product = jax.jvp(jax.grad(lambda y: self(y, at)), (at,), (along,))[1]
+        return product.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else product
+
+
+def _check_pair(name, output, other):
+    if jnp.shape(output) != jnp.shape(other):
+        raise ValueError(
+            f"{name} must have the shape of the output, {jnp.shape(output)}, got {jnp.shape(other)}; reshape one of them, and"
+            " use jax.vmap for a batch"
+        )
 
 
 def _root_of_softmax(y):

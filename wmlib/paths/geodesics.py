@@ -1,10 +1,9 @@
 """Geodesics of the metric that a network's outputs put on its weights."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import diffrax
 import equinox as eqx
@@ -15,18 +14,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from .._counts import check_count
 from .distances import OutputDistance, squared_error
 from .metric import (
-    check_count,
     check_inputs,
     check_positive,
-    check_structure,
     gathered,
+    like,
     mean_distance,
+    movable,
     norm,
     output_of_one,
-    refuse_complex,
-    refuse_state,
     remember,
 )
 
@@ -62,12 +60,12 @@ class Geodesic(eqx.Module):
 def acceleration(
     f: Callable[..., Any],
     weights: PyTree,
-    velocity: PyTree[Array],
+    velocity: PyTree,
     inputs: PyTree,
-    distance: OutputDistance = squared_error,
+    distance: OutputDistance | Callable[..., Any] = squared_error,
     *,
-    rtol: float = 1e-5,
-    max_steps: int | None = None,
+    rtol: float | int = 1e-5,
+    max_steps: SupportsIndex | None = None,
 ) -> PyTree[Array]:
     r"""The acceleration `a = −Γ(v, v) = −J⁺ f″(v, v)` of a geodesic (Eq. 5), without Christoffel symbols.
 
@@ -84,51 +82,62 @@ def acceleration(
     **Reference:** Raghavan et al. (2024), Eq. 5; Fong & Saunders (2011), LSMR.
     """
     check_positive("rtol", rtol, "1e-5 is the default")
-    if max_steps is not None:
-        check_count("max_steps", max_steps, "leave it out for lineax's own")
+    max_steps = None if max_steps is None else check_count("max_steps", max_steps)
     inputs = gathered(jax.tree.map(jnp.asarray, inputs))
     check_inputs("inputs", inputs)
-    _check(f, weights, velocity, inputs, distance)
+    weights, velocity, distance = _checked(f, weights, velocity, inputs, distance)
     outputs, dynamic = _embedded(f, distance, weights, inputs)
     return _acceleration(outputs, dynamic, velocity, rtol, max_steps)[0]
 
 
-def _check(f, weights, velocity, inputs, distance):
-    """Raise for weights, a velocity, a function or a distance of which there is no geodesic."""
-    refuse_state(weights)
-    refuse_complex("the weights", weights)
-    refuse_complex("the velocity", velocity)
+def _checked(f, weights, velocity, inputs, distance):
+    """The weights, the velocity in their types, and the distance.
+
+    Raises for weights, a velocity, a function or a distance of which there is no geodesic.
+    """
+    weights = movable(weights)
     dynamic = eqx.filter(weights, eqx.is_inexact_array)
-    if not jax.tree.leaves(dynamic):
-        raise ValueError("the weights hold no floating-point array, so there is nothing to move")
-    half = {str(x.dtype) for x in jax.tree.leaves((dynamic, velocity)) if jnp.finfo(x.dtype).bits < 32}
+    velocity = like(dynamic, "the velocity", velocity)
+    if not isinstance(distance, OutputDistance) or distance.embedding is None:
+        raise ValueError(
+            "a geodesic needs outputs whose lengths are the distance; give a distance with an embedding, as those of"
+            " wmlib.distances"
+        )
+    _refuse_half(dynamic)
+    _refuse_half(output_of_one(f, weights, inputs))
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(velocity) if not isinstance(x, Tracer)):
+        raise ValueError("the velocity is not finite; look for a gradient that is not")
+    return weights, velocity, distance
+
+
+def _refuse_half(tree):
+    half = {str(x.dtype) for x in jax.tree.leaves(tree) if jnp.finfo(x.dtype).bits < 32}
     if half:
         raise TypeError(
             f"a second derivative in {', '.join(sorted(half))} is rounding; convert the weights, the velocity and the"
             " inputs to float32"
         )
-    check_structure("the velocity", velocity, dynamic)
-    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(velocity) if not isinstance(x, Tracer)):
-        raise ValueError("the velocity is not finite; look for a gradient that is not")
-    if distance.embedding is None:
-        raise ValueError(
-            "a geodesic needs outputs whose lengths are the distance; give a distance with an embedding, as those of"
-            " wmlib.distances"
-        )
-    output_of_one(f, weights, inputs)
 
 
 def _embedded(f, distance, weights, inputs):
-    """The outputs whose Euclidean metric is that of the distance, as a function of the movable weights, and those."""
+    """The outputs whose Euclidean metric is that of the distance, as a function of the movable weights, and those.
+
+    They are in the widest type of the weights, whatever that of the inputs.
+    """
     dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
+    dtype = _widest(dynamic)
     size = len(jax.tree.leaves(inputs)[0])
 
     def outputs(w):
         whole = eqx.combine(w, static)
-        y = jax.vmap(lambda x: distance.embedding(f(whole, x)))(inputs)
-        return y * jnp.asarray(size**-0.5, y.dtype)
+        y = jax.vmap(lambda x: distance.embedding(f(whole, x)))(inputs).astype(dtype)
+        return y * jnp.asarray(size**-0.5, dtype)
 
     return outputs, dynamic
+
+
+def _widest(tree):
+    return jnp.float64 if any(x.dtype == jnp.float64 for x in jax.tree.leaves(tree)) else jnp.float32
 
 
 def _bend(outputs, w, v):
@@ -196,33 +205,47 @@ def _integrate(f, distance, weights, velocity, inputs, times, tolerances, max_st
 @eqx.filter_jit
 def _told(f, distance, weights, velocity, expected, inputs, rtol, max_steps):
     """The speed at a point, the norms of the acceleration's residual, half the square of how far the outputs are from what is
-    expected, their size, and that square for each input."""
+    expected, how far all weights together move them to first order, their size, and that square for each input."""
     outputs, w = _embedded(f, distance, weights, inputs)
     found, push = jax.linearize(outputs, w)
     pull = jax.linear_transpose(push, w)
     moved, bend = push(velocity), _bend(outputs, w, velocity)
     _, left = _acceleration(outputs, w, velocity, rtol, max_steps)
     off = ((found - expected) ** 2).reshape(len(found), -1).sum(axis=1)
-    told = jnp.vdot(moved, moved), norm(pull(left)), norm(pull(bend)), jnp.sum(off) / 2, norm(found)
+    told = jnp.vdot(moved, moved), norm(pull(left)), norm(pull(bend)), jnp.sum(off) / 2, norm(push(w)), norm(found)
     return told, off * len(found)
+
+
+def _shares(points):
+    """The times at which to record, as shares of the whole."""
+    try:
+        given = np.asarray(points)
+    except ValueError:  # a list of unequal lists
+        given = np.empty((1, 1))
+    if given.ndim == 0:
+        return np.linspace(0, 1, check_count("points", points, 2))
+    rises = given.dtype.kind in "iuf" and given.ndim == 1 and len(given) > 1 and (np.diff(given) > 0).all()
+    if not (rises and given[0] == 0 and given[-1] == 1):
+        raise ValueError(f"points must be at least 2, or shares of the time that rise from 0 to 1, got {points}")
+    return given.astype(float)
 
 
 def geodesic(
     f: Callable[..., Any],
     weights: PyTree,
-    velocity: PyTree[Array],
+    velocity: PyTree,
     inputs: PyTree,
-    distance: OutputDistance = squared_error,
+    distance: OutputDistance | Callable[..., Any] = squared_error,
     *,
     time: float | int = 1.0,
-    points: int | Sequence[float] | np.ndarray = 11,
+    points: SupportsIndex | Sequence[float] | np.ndarray = 11,
     held_out: PyTree | None = None,
-    rtol: float = 1e-4,
-    atol: float = 1e-6,
-    solve_rtol: float = 1e-5,
-    max_steps: int = 4096,
-    solve_steps: int | None = None,
-    batch: int = 500,
+    rtol: float | int = 1e-4,
+    atol: float | int = 1e-6,
+    solve_rtol: float | int = 1e-5,
+    max_steps: SupportsIndex = 4096,
+    solve_steps: SupportsIndex | None = None,
+    batch: SupportsIndex = 500,
 ) -> Geodesic:
     r"""The geodesic of the metric that a network's outputs put on its weights, `ẅ + Γ(ẇ, ẇ) = 0` (Eq. 5).
 
@@ -234,7 +257,7 @@ def geodesic(
     **Arguments:**
 
     - `f`, `weights`, `inputs`: as of `FunctionMetric`.
-    - `velocity`: the first velocity, a movement of the weights.
+    - `velocity`: the first velocity, a movement of the weights, cast to their types. The outputs are cast so too.
     - `distance`: one of `wmlib.distances`, or another with an embedding, whose metric it is.
     - `time`: how long to go on.
     - `points`: at how many times to record, the start and the end among them; or those times, as ascending shares of
@@ -247,8 +270,9 @@ def geodesic(
     **Returns:** a `Geodesic`.
 
     **Raises:** `ValueError` for a velocity that does not fit the weights or is not finite, a distance without an embedding, a
-    layer with a state, inputs that are empty, an `f` that fails on one of them, or numbers out of range; `TypeError` for
-    weights that are complex or of half precision.
+    layer with a state, one array at two places, inputs that are empty, an `f` that fails on one of them, or numbers out of
+    range; `TypeError` for weights that are complex or of half precision, a velocity that is not of floating-point numbers, or
+    an `f` that does not return one floating-point array.
 
     **Example:**
 
@@ -258,27 +282,21 @@ def geodesic(
 
     **Reference:** Raghavan et al. (2024), Eq. 5; Kidger (2021), On Neural Differential Equations (diffrax).
     """
-    if isinstance(points, int):
-        check_count("points", points, "there must be at least 2, the start and the end; 11 is usual", 2)
-    shares = np.linspace(0, 1, points) if isinstance(points, int) else np.asarray(points, float)
+    shares = _shares(points)
     check_positive("time", time, "1.0 is the default")
     for name, tolerance in (("rtol", rtol), ("atol", atol), ("solve_rtol", solve_rtol)):
         check_positive(name, tolerance, "leave it out for the default")
-    for name, count in (("max_steps", max_steps), ("solve_steps", solve_steps), ("batch", batch)):
-        if count is not None:
-            check_count(name, count, "leave it out for the default")
-    if len(shares) < 2 or shares[0] != 0 or shares[-1] != 1 or not (np.diff(shares) > 0).all():
-        raise ValueError(f"points must be at least 2, or shares of the time that rise from 0 to 1, got {points}")
+    max_steps = check_count("max_steps", max_steps)
+    solve_steps = None if solve_steps is None else check_count("solve_steps", solve_steps)
+    batch = check_count("batch (500 is the default)", batch)
     inputs = jax.tree.map(jnp.asarray, inputs)
     check_inputs("inputs", inputs)
-    _check(f, weights, velocity, inputs, distance)
+    weights, velocity, distance = _checked(f, weights, velocity, inputs, distance)
     inputs, outputs = remember(f, weights, inputs, batch, "inputs")
     beside = (inputs, outputs) if held_out is None else remember(f, weights, held_out, batch, "held_out")
     inputs = gathered(inputs)
     dynamic = eqx.filter(weights, eqx.is_inexact_array)
-    velocity = jax.tree.map(jnp.asarray, velocity)
-    wide = any(x.dtype == jnp.float64 for x in jax.tree.leaves(dynamic))
-    times = jnp.asarray(time * shares, jnp.float64 if wide else jnp.float32)
+    times = jnp.asarray(time * shares, _widest(dynamic))
     tolerances = (rtol, atol, solve_rtol)
     (ws, vs, lengths, expected, _), steps = _integrate(
         f, distance, weights, velocity, inputs, times, tolerances, max_steps, solve_steps
@@ -293,11 +311,12 @@ def geodesic(
         for w, v, y in zip(nets, velocities, expected, strict=False)
     ]
     told, off = zip(*jax.device_get(told), strict=True) if told else ((), ())
-    speed, left, bent, unexplained, size = np.array(told, float).reshape(-1, 5).T
-    # What the integrator's own error may come to: a smooth network stays below a tenth of it.
-    scale = size[0] + math.sqrt(max(speed[0], 0.0)) * float(times[-1]) if reached else 0.0
-    allowed = 10 * (atol + (rtol + 10 * float(jnp.finfo(times.dtype).eps)) * scale)
-    kinked = (np.sqrt(np.asarray(off, float).reshape(reached, len(outputs))) > allowed).sum(axis=1)
+    speed, left, bent, unexplained, lever, size = np.array(told, float).reshape(-1, 6).T
+    # What the integrator's own error may come to: a smooth network stays below a tenth of it. An error of the weights acts
+    # by the derivative; the size of the outputs, to which anything may be added, counts by its rounding alone.
+    scale = np.maximum.accumulate(lever) + np.sqrt(np.maximum(speed[:1], 0)) * float(times[-1])
+    allowed = 10 * (atol + rtol * scale + 10 * float(jnp.finfo(times.dtype).eps) * (scale + size[:1]))
+    kinked = (np.sqrt(np.asarray(off, float).reshape(reached, len(outputs))) > allowed[:, None]).sum(axis=1)
     outcome = "arrived"
     if reached < len(shares):
         outcome = "step limit: increase max_steps, rtol or atol, or lower time"

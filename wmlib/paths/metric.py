@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -12,10 +12,15 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree
 
+from .._calls import on_one_input
+from .._counts import check_count
 from .._sharding import gathered as gathered
 from .distances import OutputDistance, squared_error
+from .precision import check_floating
+from .precision import refuse_complex as refuse_complex
+from .precision import wide as wide
 
 
 @final
@@ -52,10 +57,10 @@ class FunctionMetric(lx.AbstractLinearOperator):
         self,
         f: Callable[..., Any],
         weights: PyTree,
-        inputs: PyTree[Shaped[Array, "inputs ..."]],
+        inputs: PyTree,
         distance: OutputDistance | Callable[..., Array] = squared_error,
         *,
-        batch: int = 500,
+        batch: SupportsIndex = 500,
         keep: bool = False,
     ):
         """**Arguments:**
@@ -67,24 +72,20 @@ class FunctionMetric(lx.AbstractLinearOperator):
         - `batch`: how many inputs are linearised together.
         - `keep`: whether the linearisations are kept from one product to the next.
 
-        **Raises:** `ValueError` for weights without a floating-point array, with one that is not finite, or with layers
-        that keep a state (BatchNorm); for no inputs, a batch that is not positive, or an `f` that fails on one input;
-        `TypeError` for complex weights, or if `f` does not return one real floating-point array.
+        **Raises:** `ValueError` for weights without a floating-point array, with one that is not finite or stands at two
+        places, or with layers that keep a state (BatchNorm); for no inputs, a batch that is not positive, or an `f` that
+        fails on one input; `TypeError` for complex weights, or if `f` does not return one real floating-point array.
         """
-        check_count("batch", batch, "500 is the default")
-        refuse_state(weights)
-        refuse_complex("the weights", weights)
+        batch = check_count("batch (500 is the default)", batch)
+        weights = movable(weights)
+        inputs = jax.tree.map(jnp.asarray, inputs)
         if not isinstance(distance, OutputDistance):
             distance = OutputDistance(distance)
         dynamic = jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))
-        if not dynamic:
-            raise ValueError("the weights hold no floating-point array, so there is nothing to move")
         if not all(isinstance(x, Tracer) or bool(jnp.isfinite(x).all()) for x in dynamic):
             raise ValueError("some weights are not finite; look for a diverged network")
         check_inputs("inputs", inputs)
-        output = output_of_one(f, weights, inputs)
-        if not (isinstance(output, jax.ShapeDtypeStruct) and jnp.issubdtype(output.dtype, jnp.floating)):
-            raise TypeError(f"f(weights, x) must return one floating-point array, of real numbers, got {output}")
+        output_of_one(f, weights, inputs)
         self.f = f
         self.weights = weights
         self.inputs = inputs
@@ -102,9 +103,14 @@ class FunctionMetric(lx.AbstractLinearOperator):
         """`N`, the number of inputs."""
         return len(jax.tree.leaves(self.inputs)[0])
 
-    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+    def mv(self, vector: PyTree) -> PyTree[Array]:
         """The product `g vector`, in one forward, one tangent and one backward pass over the inputs; without the forward
-        pass where it is kept."""
+        pass where it is kept. A vector of another type of real numbers is cast to that of the weights, as the product is.
+
+        **Raises:** `ValueError` for a vector of another structure or other shapes; `TypeError` for one that is not of
+        floating-point numbers.
+        """
+        vector = like(eqx.filter(self.weights, eqx.is_inexact_array), "the vector", vector)
         if self.kept is not None and len(self.kept) == 1:
             return _product_kept(self.distance, self.kept[0], vector, self.size)
         if self.kept is not None:
@@ -156,24 +162,46 @@ def refuse_state(weights: PyTree) -> None:
             )
 
 
-def refuse_complex(name: str, tree: PyTree) -> None:
-    """Raise `TypeError` if an array, or the description of one, holds complex numbers.
+def refuse_shared(name: str, weights: PyTree) -> None:
+    """Raise `ValueError` if one floating-point array stands at two places, for each place would go its own way."""
+    seen = set()
+    for path, leaf in jax.tree.leaves_with_path(eqx.filter(weights, eqx.is_inexact_array)):
+        if isinstance(leaf, Tracer):
+            continue
+        if id(leaf) in seen:
+            raise ValueError(
+                f"{name} hold one array twice, the second time at {jax.tree_util.keystr(path)}: the two would be taken for"
+                " independent; tie them with eqx.nn.Shared, or give each place an array of its own"
+            )
+        seen.add(id(leaf))
 
-    Neither a gradient nor a product with `JᵀHJ` conjugates here, so that a descent would climb along imaginary parts.
+
+def movable(weights: PyTree) -> PyTree:
+    """Weights whose floating-point arrays are JAX's.
+
+    **Raises:** `ValueError` if there is none, one stands at two places, or a layer keeps a state; `TypeError` for complex
+    ones.
     """
-    held = {str(x.dtype) for x in jax.tree.leaves(tree) if hasattr(x, "dtype") and jnp.iscomplexobj(x)}
-    if held:
-        raise TypeError(
-            f"{name} must hold real numbers, got {', '.join(sorted(held))}; keep the real and the imaginary parts as two"
-            " real arrays, and join them inside f by jax.lax.complex"
-        )
+    refuse_state(weights)
+    refuse_complex("the weights", weights)
+    refuse_shared("the weights", weights)
+    if not jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)):
+        raise ValueError("the weights hold no floating-point array, so there is nothing to move")
+    return jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_inexact_array(x) else x, weights)
 
 
-def check_count(name: str, value: Any, cure: str, least: int = 1) -> None:
-    """Raise `ValueError` unless a value is a whole number of at least `least`."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}; {cure}")
+def like(structure: PyTree, name: str, tree: PyTree) -> PyTree[Array]:
+    """A movement of the weights in the types of another.
+
+    **Raises:** `ValueError` if they differ in structure or shapes; `TypeError` unless it is of floating-point numbers.
+    """
+    (ours, one), (theirs, other) = jax.tree.flatten(structure), jax.tree.flatten(tree)
+    pairs = zip(ours, theirs, strict=False)
+    if one == other and all(isinstance(y, Array) and (x.shape, x.dtype) == (y.shape, y.dtype) for x, y in pairs):
+        return tree
+    check_structure(name, tree, structure)
+    check_floating(name, tree)
+    return jax.tree.map(lambda x, y: jnp.asarray(y, x.dtype), structure, tree)
 
 
 def check_positive(name: str, value: Any, cure: str) -> None:
@@ -193,17 +221,17 @@ def check_inputs(name: str, inputs: PyTree) -> None:
 def output_of_one(f: Callable[..., Any], weights: PyTree, inputs: PyTree) -> Any:
     """The shape and type of `f(weights, x)` for one of the inputs, without computing it.
 
-    **Raises:** `ValueError` if `f` fails on it, from the error that it raised.
+    **Raises:** `ValueError` if `f` fails on it, from the error that it raised; `TypeError` unless it returns one array of
+    real floating-point numbers.
     """
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
-    try:
-        return eqx.filter_eval_shape(f, weights, one)
-    except Exception as error:
-        shapes = [x.shape for x in jax.tree.leaves(one)]
-        raise ValueError(
-            f"f is called with one input, f(weights, x) with arrays of shapes {shapes} in x, and failed: {error}. If it"
-            " expects a batch, give lambda weights, x: f(weights, x[None])[0]"
-        ) from error
+    output = on_one_input(partial(eqx.filter_eval_shape, f), weights, one)
+    if not (isinstance(output, jax.ShapeDtypeStruct) and jnp.issubdtype(output.dtype, jnp.floating)):
+        raise TypeError(
+            "f(weights, x) must return one floating-point array, of real numbers, for its derivative is taken; got"
+            f" {eqx.tree_pformat(output)}"
+        )
+    return output
 
 
 def check_structure(name: str, tree: PyTree, structure: PyTree) -> None:
@@ -229,26 +257,25 @@ def batches(tree: PyTree, batch: int) -> Iterator[Any]:
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
     """The Euclidean norm of all numbers of a tree."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in map(wide, jax.tree.leaves(tree))))
-
-
-def wide(x):
-    """The array, in float32 where its own precision is less: a float16 square overflows at 256."""
-    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32 else x
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in map(wide, jax.tree.leaves(gathered(tree)))))
 
 
 def remember(f: Callable[..., Any], weights: PyTree, inputs: PyTree, batch: int, name: str) -> tuple[PyTree, Array]:
     """Inputs as JAX arrays, and the outputs that the weights give them.
 
-    **Raises:** `ValueError`, with the `name` of the inputs, if they are empty or an output is not one finite array.
+    **Raises:** `ValueError`, with the `name` of the inputs, if they are empty or an output is not finite; `TypeError` unless
+    it is one floating-point array.
     """
     inputs = jax.tree.map(jnp.asarray, inputs)
     check_inputs(name, inputs)
     output_of_one(f, weights, inputs)
     parts = [_evaluate(f, weights, part) for part in batches(inputs, batch)]
-    if not all(isinstance(y, Array) and bool(jnp.isfinite(y).all()) for y in parts):
-        raise ValueError(f"f(weights, x) must return one array, of finite numbers at the start; it does not on {name}")
-    return inputs, jnp.concatenate(parts)
+    if not all(bool(jnp.isfinite(y).all()) for y in parts):
+        raise ValueError(
+            f"f(weights, x) must return finite numbers at the start; it does not on {name}: look for a diverged network, or"
+            " for NaN in the inputs"
+        )
+    return inputs if len(parts) == 1 else gathered(inputs), jnp.concatenate(parts)
 
 
 @eqx.filter_jit
@@ -267,7 +294,7 @@ def mean_distance(
 @eqx.filter_jit
 def _far(f, distance, weights, inputs, outputs):
     """The sum of the distances on one batch, in float32 at least."""
-    return jnp.sum(jax.vmap(lambda x, y0: distance(wide(f(weights, x)), wide(y0)))(inputs, outputs))
+    return jnp.sum(jax.vmap(lambda x, y0: distance(f(weights, x), y0))(inputs, outputs))
 
 
 def _outputs(f, weights, inputs):

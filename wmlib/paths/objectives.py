@@ -3,17 +3,19 @@
 import abc
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from .checks import check_labels, check_logits, output_of, refuse_shared, wide
-from .metric import refuse_complex
+from .._counts import check_count
+from .checks import check_labels, check_logits, check_setting, output_of, places, refuse_shared, wide
+from .metric import gathered
+from .precision import refuse_complex
 
 
 class AbstractObjective(eqx.Module):
@@ -28,24 +30,29 @@ class AbstractObjective(eqx.Module):
         """`L(w)` as one step sees it; differentiable in the weights."""
 
 
-def cross_entropy(output: Float[Array, " classes"], label: Integer[Array, ""]) -> Float[Array, ""]:
-    """`−ln p(label)` of one example, from logits.
+def cross_entropy(output: Shaped[ArrayLike, "..."], label: Shaped[ArrayLike, "..."]) -> Float[Array, ""]:
+    """`−ln p(label)` of one example, from logits of shape `(classes,)` and an integer of any type, in float32 at least.
 
     A label that is none of theirs is refused; inside a compiled function, where it is not known, the loss is NaN.
+
+    **Raises:** `ValueError` for labels out of range or more than one; `TypeError` for labels that are not integers, or
+    outputs that are not logits.
     """
-    check_labels(label, output.shape[-1])
-    inside = (label >= 0) & (label < output.shape[-1])
-    return jnp.where(inside, -jax.nn.log_softmax(output)[label], jnp.nan)
+    logits = wide(gathered(jnp.asarray(output)))
+    check_logits(logits)
+    check_labels(label, len(logits), axes=0)
+    place = places(label)
+    inside = (place >= 0) & (place < len(logits))
+    return jnp.where(inside, -jax.nn.log_softmax(logits)[place], jnp.nan)
 
 
-def shuffled(key: PRNGKeyArray, size: int, batch: int) -> Iterator[Int[np.ndarray, " batch"]]:
+def shuffled(key: PRNGKeyArray, size: SupportsIndex, batch: SupportsIndex) -> Iterator[Int[np.ndarray, " batch"]]:
     """Indices of minibatches, epoch by epoch in a new order, without end; what an epoch has left over is dropped.
 
-    **Raises:** `ValueError` for a batch that is not between 1 and `size`.
+    **Raises:** `ValueError` for a batch that is not between 1 and `size`, or numbers that are not integers.
     """
-    if not 1 <= batch <= size:
-        raise ValueError(f"batch must be between 1 and the number of examples, {size}, got {batch}")
-    return _shuffled(key, size, batch)
+    size = check_count("size, the number of examples,", size)
+    return _shuffled(key, size, check_count("batch", batch, 1, size))
 
 
 def _shuffled(key, size, batch):
@@ -80,7 +87,7 @@ class Task(AbstractObjective):
         f: Callable[..., Any],
         inputs: PyTree,
         labels: Any,
-        batch: int = 100,
+        batch: SupportsIndex = 100,
         loss: Callable[..., Any] = cross_entropy,
     ):
         """**Arguments:**
@@ -91,22 +98,16 @@ class Task(AbstractObjective):
         - `batch`: how many examples a step looks at.
         - `loss`: `loss(output, label)` of one example; default: the cross entropy of logits and an integer label.
 
-        **Raises:** `ValueError` for inputs and labels of different lengths, or a batch that is not between 1 and that;
+        **Raises:** `ValueError` for inputs and labels of different lengths, or a batch that is no integer between 1 and that;
         with the cross entropy, for labels that are not one each, integer and from 0, and from `value` for labels beyond
         the outputs of `f`.
         """
-        inputs, labels = jax.tree.map(jnp.asarray, inputs), jnp.asarray(labels)
+        inputs, labels = gathered(jax.tree.map(jnp.asarray, (inputs, labels)))
         lengths = {x.shape[:1] for x in jax.tree.leaves((inputs, labels))}
         if len(lengths) != 1 or lengths == {()}:
             raise ValueError(f"each input needs one label; the lengths are {sorted(lengths)}")
-        if not 1 <= batch <= len(labels):
-            raise ValueError(f"batch must be between 1 and the number of examples, {len(labels)}, got {batch}")
+        batch = check_count("batch", batch, 1, len(labels))
         if loss is cross_entropy:
-            if labels.ndim != 1:
-                raise ValueError(
-                    f"the cross entropy needs one label for each input, got shape {labels.shape}; use labels.reshape(-1), or"
-                    " labels.argmax(axis=1) of one-hot rows"
-                )
             check_labels(labels)
         # The labels' range is known here, the number of outputs first when the loss is traced.
         known = loss is cross_entropy and not isinstance(labels, Tracer)
@@ -132,7 +133,7 @@ class Task(AbstractObjective):
                 check_labels(np.array(self.span), len(output))
             return self.loss(output, y)
 
-        return jnp.mean(jax.vmap(one)(inputs, labels))
+        return jnp.mean(wide(jax.vmap(one)(inputs, labels)))
 
 
 def matrices(leaf: Array) -> bool:
@@ -140,7 +141,7 @@ def matrices(leaf: Array) -> bool:
     return leaf.ndim > 1
 
 
-def project(weights: PyTree, fraction: float, prunable: Callable[[Array], bool] = matrices) -> PyTree:
+def project(weights: PyTree, fraction: float | int, prunable: Callable[[Array], bool] = matrices) -> PyTree:
     """Set the smallest weights to zero: a fraction of all that may be pruned, by magnitude, over all layers together.
 
     Equal magnitudes go together, so that more may go than the fraction if many are equal. As a function of the weights
@@ -157,8 +158,7 @@ def project(weights: PyTree, fraction: float, prunable: Callable[[Array], bool] 
     **Raises:** `ValueError` for a fraction out of range, if nothing may be pruned, or if one array stands at two places;
     `TypeError` for complex weights.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"the fraction of weights set to zero must be in [0, 1), got {fraction}")
+    fraction = float(check_setting("the fraction of weights set to zero", fraction, below=1))
     refuse_complex("the weights", weights)
     refuse_shared("the weights", weights)
 
@@ -207,14 +207,12 @@ class Sparsity(AbstractObjective):
     squared: bool = eqx.field(static=True)
     prunable: Callable[[Array], bool] = eqx.field(static=True)
 
-    def __init__(self, fraction: float, squared: bool = True, prunable: Callable[[Array], bool] = matrices):
+    def __init__(self, fraction: float | int, squared: bool = True, prunable: Callable[[Array], bool] = matrices):
         """**Arguments:** `fraction` and `prunable`, of `project`; `squared`, whether the distance is squared and halved.
 
         **Raises:** `ValueError` for a fraction out of [0, 1).
         """
-        if not 0 <= fraction < 1:
-            raise ValueError(f"the fraction of weights set to zero must be in [0, 1), got {fraction}")
-        self.fraction = fraction
+        self.fraction = float(check_setting("the fraction of weights set to zero", fraction, below=1))
         self.squared = squared
         self.prunable = prunable
 
@@ -228,7 +226,7 @@ class Sparsity(AbstractObjective):
         weights = eqx.filter(weights, eqx.is_inexact_array)
         sparse = project(weights, self.fraction, self.prunable)
         pairs = zip(jax.tree.leaves(weights), jax.tree.leaves(sparse), strict=True)
-        square = sum(jnp.sum(wide(x - y) ** 2) for x, y in pairs)
+        square = sum(jnp.sum((wide(x) - wide(y)) ** 2) for x, y in pairs)
         if self.squared:
             return jnp.asarray(square / 2)
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -4,7 +4,7 @@ import abc
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import equinox as eqx
 import jax
@@ -13,9 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .checks import on_shapes, refuse_shared, shape_of
+from .._counts import check_count
+from .checks import check_setting, number, on_shapes, shape_of, wide
 from .distances import OutputDistance, squared_error
-from .metric import check_count, mean_distance, norm, refuse_complex, refuse_state, remember
+from .metric import gathered, mean_distance, movable, norm, output_of_one, remember
 from .objectives import AbstractObjective, shuffled
 
 
@@ -76,14 +77,14 @@ class Problem(eqx.Module):
         return len(self.outputs)
 
     def improve(self, weights: PyTree, draw: Any) -> Float[Array, ""]:
-        """The objective; zero without one."""
-        return jnp.zeros(()) if self.objective is None else self.objective.value(weights, draw)
+        """The objective, in float32 at least; zero without one."""
+        return jnp.zeros(()) if self.objective is None else wide(self.objective.value(weights, draw))
 
     def keep(self, weights: PyTree, index: Int[Array | np.ndarray, " batch"] | None = None) -> Float[Array, ""]:
         """The mean distance of the memory's outputs, of all or of some, to the reference."""
         memory, outputs = self.memory, self.outputs
         if index is not None:
-            memory, outputs = jax.tree.map(lambda x: x[index], (memory, outputs))
+            memory, outputs = jax.tree.map(lambda x: x[index], gathered((memory, outputs)))
         if self.reference is not None:
             anchor = self.reference(weights)
             outputs = jax.vmap(lambda x: self.f(anchor, x))(memory)
@@ -120,7 +121,7 @@ class PenalisedDescent(AbstractMethod):
         self,
         optimiser: optax.GradientTransformation,
         penalty: float | int = 1.0,
-        memory_batch: int | None = None,
+        memory_batch: SupportsIndex | None = None,
         compiled: bool | None = None,
     ):
         """**Arguments:**
@@ -137,12 +138,10 @@ class PenalisedDescent(AbstractMethod):
         """
         if not isinstance(optimiser, optax.GradientTransformation):
             raise TypeError(f"the optimiser must be one of optax, such as optax.sgd(0.1), got {optimiser!r}")
-        if not 0 <= penalty < math.inf:
-            raise ValueError(f"the penalty must be at least 0 and finite, got {penalty}")
         if memory_batch is not None:
-            check_count("memory_batch", memory_batch, "leave it out for the whole memory")
+            memory_batch = check_count("memory_batch (leave it out for the whole memory)", memory_batch)
         self.optimiser = optimiser
-        self.penalty = penalty
+        self.penalty = check_setting("the penalty", penalty)
         self.memory_batch = memory_batch
         self.compiled = compiled
 
@@ -225,7 +224,7 @@ def _descent(optimiser, problem, weights, state, draw, index, penalty):
     (_, (objective, kept)), gradient = jax.value_and_grad(loss, has_aux=True)(dynamic)
     updates, state = optimiser.update(gradient, state, dynamic)
     moved = jax.tree.map(lambda x, u: x + u.astype(x.dtype), dynamic, updates)
-    length = norm(jax.tree.map(jnp.subtract, moved, dynamic))
+    length = norm(jax.tree.map(lambda x, y: wide(x) - wide(y), moved, dynamic))
     return eqx.combine(moved, static), state, {"objective": objective, "kept": kept, "length": length}
 
 
@@ -269,15 +268,15 @@ def walk(
     distance: OutputDistance | Callable[..., Any] = squared_error,
     *,
     method: AbstractMethod,
-    steps: int,
+    steps: SupportsIndex,
     key: PRNGKeyArray,
     held_out: PyTree | None = None,
-    record: int | Sequence[int] | None = None,
-    drift_limit: float | int | None = None,
-    target: float | int | Callable[[PyTree], Any] | None = None,
+    record: SupportsIndex | Sequence[int] | np.ndarray | None = None,
+    drift_limit: float | int | np.number | None = None,
+    target: float | int | np.number | Callable[[PyTree], Any] | None = None,
     reference: Callable[[PyTree], PyTree] | None = None,
-    batch: int = 500,
-    keep: int = 2**27,
+    batch: SupportsIndex = 500,
+    keep: SupportsIndex = 2**27,
 ) -> Path:
     r"""Walk through weight space: make an objective small and keep the function on a memory of inputs.
 
@@ -310,9 +309,10 @@ def walk(
 
     **Returns:** a `Path`.
 
-    **Raises:** `ValueError` for weights that hold no floating-point array or a layer with a state (BatchNorm), a memory or
-    held-out inputs that are empty, numbers out of range, or a method that cannot do this; `FloatingPointError` when a step
-    is not finite.
+    **Raises:** `ValueError` for weights that hold no floating-point array, one at two places, or a layer with a state
+    (BatchNorm), a memory or held-out inputs that are empty, numbers out of range, a reference whose outputs have another
+    shape, or a method that cannot do this; `TypeError` for complex weights, an `f` that does not return one floating-point
+    array, or what is no objective or method; `FloatingPointError` when a step is not finite.
 
     **Example:**
 
@@ -323,27 +323,38 @@ def walk(
 
     **Reference:** Raghavan et al. (2024), Algorithms 1, 2 and 3.
     """
-    refuse_state(weights)
-    refuse_complex("the weights", weights)
-    refuse_shared("the weights", weights)
-    if not jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array)):
-        raise ValueError("the weights hold no floating-point array, so there is nothing to move")
-    check_count("steps", steps, "it counts the steps to take")
-    check_count("batch", batch, "500 is the default")
-    check_count("keep", keep, "leave it out for 2²⁷ numbers", least=0)
-    if drift_limit is not None and not drift_limit > 0:
+    if not isinstance(method, AbstractMethod):
+        raise TypeError(
+            f"method must be one of walk, such as wm.PenalisedDescent(optax.sgd(0.1)) or wm.ExactDirections(1.0, 0.01), got"
+            f" {method!r}"
+        )
+    if not (objective is None or isinstance(objective, AbstractObjective)):
+        raise TypeError(f"objective must be one of wm.objectives, such as a Task, or None, got {objective!r}")
+    weights = movable(weights)
+    steps = check_count("steps", steps)
+    batch = check_count("batch (500 is the default)", batch)
+    keep = check_count("keep (leave it out for 2²⁷ numbers)", keep, 0)
+    if drift_limit is not None and not number("drift_limit (leave it out for no limit)", drift_limit) > 0:
         raise ValueError(f"drift_limit must be positive, got {drift_limit}; leave it out for no limit")
-    if isinstance(target, float) and math.isnan(target):
-        raise ValueError("the target is not a number, and would never be reached; leave it out for none")
-    if isinstance(target, (int, float)) and objective is None:
-        raise ValueError("a target that is a number is one of the objective, and there is none; give a function")
+    if not (target is None or callable(target)):
+        target = float(number("the target", target))
+        if math.isnan(target):
+            raise ValueError("the target is not a number, and would never be reached; leave it out for none")
+        if objective is None:
+            raise ValueError("a target that is a number is one of the objective, and there is none; give a function")
     at = set(range(0, steps, max(1, steps // 20)) if record is None else _recorded(record, steps))
-    weights = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_inexact_array(x) else x, weights)
     memory, outputs = remember(f, weights, memory, batch, "the memory")
+    if reference is not None:
+        shape = output_of_one(lambda w, x: f(reference(w), x), weights, memory).shape
+        if shape != outputs.shape[1:]:
+            raise ValueError(
+                f"the outputs of the reference have the shape {shape} and those of the weights {outputs.shape[1:]}; let"
+                " reference return weights of the same network"
+            )
     beside = (memory, outputs) if held_out is None else remember(f, weights, held_out, batch, "held_out")
     if not isinstance(distance, OutputDistance):
         distance = OutputDistance(distance)
-    limit = math.inf if drift_limit is None else float(drift_limit)
+    limit = math.inf if drift_limit is None else float(number("drift_limit", drift_limit))
     problem = Problem(f, distance, reference, objective, memory, outputs, limit, batch)
     key_draws, key_method = jax.random.split(key)
     draws = None if objective is None else objective.draws(key_draws)
@@ -426,15 +437,11 @@ class _Points:
 
 def _recorded(record, steps):
     """The steps at which to record."""
-    if isinstance(record, int):
-        if isinstance(record, bool) or record < 1:
-            raise ValueError(
-                f"record must be at least 1, got {record!r}; it counts the steps between two recorded points"
-            )
-        return range(0, steps, record)
-    if not all(0 <= step <= steps for step in record):
-        raise ValueError(f"the recorded steps must lie between 0 and {steps}, got {list(record)}")
-    return [0, *record]
+    try:
+        chosen = [*record]
+    except TypeError:
+        return range(0, steps, check_count("record", record))
+    return [0, *(check_count("a recorded step", step, 0, steps) for step in chosen)]
 
 
 @eqx.filter_jit

@@ -3,20 +3,22 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree
 
-from ...paths.checks import check_logits, check_memories, movement, on_shapes, output_of, refuse_shared, wide
-from ...paths.metric import batches, check_structure, refuse_complex, refuse_state
+from ..._counts import check_count
+from ...paths.checks import check_logits, check_memories, movement, on_shapes, output_of, wide
+from ...paths.metric import batches, check_structure, gathered, movable
+from ...paths.precision import refuse_complex
 
 
 def fisher_diagonal(
-    f: Callable[..., Any], weights: PyTree, inputs: PyTree[Shaped[Array, "inputs ..."]], *, batch: int | None = None
+    f: Callable[..., Any], weights: PyTree, inputs: PyTree, *, batch: SupportsIndex | None = None
 ) -> PyTree[Array]:
     r"""The diagonal of the Fisher matrix of a classifier, `F_i = (1/N) Σ_x Σ_c p_c(x) (∂ ln p_c(x) / ∂w_i)²`.
 
@@ -38,19 +40,16 @@ def fisher_diagonal(
 
     **Returns:** a tree like the weights' floating-point arrays, in float32 at least.
 
-    **Raises:** `ValueError` for no inputs, a batch that is not positive, weights that hold one array twice or a layer with
-    a state, an `f` that expects a batch, or a single logit; `TypeError` for complex weights or outputs that are not logits.
+    **Raises:** `ValueError` for no inputs, a batch that is not positive, weights that hold no floating-point array,
+    one twice or a layer with a state, an `f` that expects a batch, or a single logit; `TypeError` for complex weights or outputs that are not logits.
 
     **Reference:** Kirkpatrick et al. (2017), Overcoming catastrophic forgetting in neural networks; Botev et al. (2017),
     Practical Gauss-Newton Optimisation for Deep Learning, for the factors.
     """
-    refuse_complex("the weights", weights)
-    refuse_shared("the weights", weights)
-    refuse_state(weights)
+    weights = gathered(movable(weights))
     check_memories(inputs)
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}; leave it out for as many as fit into memory")
-    inputs = jax.tree.map(jnp.asarray, inputs)
+    batch = None if batch is None else check_count("batch (leave it out for as many as fit into memory)", batch)
+    inputs = gathered(jax.tree.map(jnp.asarray, inputs))
     count = len(jax.tree.leaves(inputs)[0])
     if batch is None:
         batch = max(1, 2**23 // _numbers(f, weights, inputs))
@@ -165,11 +164,13 @@ def ewc_penalty(weights: PyTree, start: PyTree, fisher: PyTree[Array]) -> Float[
     **Arguments:** `weights` and `start`, two trees of one structure; `fisher`, from `fisher_diagonal`.
 
     **Raises:** `ValueError` for trees that differ in structure or shapes, or hold one array twice; `TypeError` for complex
-    weights.
+    ones.
 
     **Reference:** Kirkpatrick et al. (2017), Eq. 3.
     """
-    moved = jax.tree.map(wide, movement(weights, start))
+    moved = movement(weights, start)
+    refuse_complex("fisher", fisher)
+    fisher = gathered(fisher)
     check_structure("fisher", fisher, moved)
     terms = jax.tree.map(lambda d, stiffness: jnp.vdot(stiffness.astype(d.dtype) * d, d), moved, fisher)
     return jnp.asarray(sum(jax.tree.leaves(terms)) / 2)

@@ -1,16 +1,20 @@
 """Gradient episodic memory: a step that does not raise the loss on the memory, to first order."""
 
+from typing import Any, SupportsIndex
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ..._counts import check_count
+from ..._sharding import gathered
 from ...paths.checks import check_setting, power, wide
-from ...paths.metric import refuse_complex
+from ...paths.precision import check_floating
 
 
 def gem_projection(
-    gradient: PyTree[Array], recalled: PyTree[Array], margin: float = 0.0, *, sweeps: int = 1000
+    gradient: PyTree, recalled: PyTree, margin: Any = 0.0, *, sweeps: SupportsIndex = 1000
 ) -> PyTree[Array]:
     r"""The gradient nearest to a given one that no memory objects to: `min ½ |z − g|²` subject to `⟨z, g_k⟩ ≥ 0`.
 
@@ -28,18 +32,19 @@ def gem_projection(
     **Returns:** `z`, a tree like `gradient`. Without a margin it scales with `g`, and is the same whatever the sizes of
     the `g_k`.
 
-    **Raises:** `ValueError` for a margin that is negative or not finite, no sweep, no memory, or recalled gradients of
-    another structure or other shapes than the gradient's.
+    **Raises:** `ValueError` for a margin that is negative or not finite, sweeps that are no positive integer, no memory, or
+    recalled gradients of another structure or other shapes than the gradient's; `TypeError` for gradients of other than real
+    floating-point numbers.
 
     **Reference:** Lopez-Paz & Ranzato (2017), Gradient Episodic Memory for Continual Learning, Eq. 8 to 11.
     """
-    check_setting("margin", margin)
-    if sweeps < 1:
-        raise ValueError(f"sweeps must be at least 1, got {sweeps}; 1000 is the default")
+    margin = check_setting("margin", margin)
+    sweeps = check_count("sweeps (1000 is the default)", sweeps)
     count = next((len(x) for x in jax.tree.leaves(recalled) if jnp.ndim(x)), 0)
     if count < 1:
         raise ValueError("recalled needs a first axis of at least one memory; use x[None] for a single gradient")
     _check_alike(gradient, recalled, (count,))
+    gradient, recalled = gathered((gradient, recalled))
     g, back = ravel_pytree(gradient)
     dtype, g = g.dtype, wide(g)
     constraints = wide(jax.vmap(lambda tree: ravel_pytree(tree)[0])(recalled)).astype(g.dtype)
@@ -69,17 +74,19 @@ def gem_projection(
     return back((jnp.where(objects, g + v @ constraints, g) * size).astype(dtype))
 
 
-def agem_projection(gradient: PyTree[Array], recalled: PyTree[Array]) -> PyTree[Array]:
+def agem_projection(gradient: PyTree, recalled: PyTree) -> PyTree[Array]:
     """The averaged form, for one memory in closed form: `g − min(0, ⟨g, m⟩ / ⟨m, m⟩) m`.
 
     **Arguments:** `gradient`, `g`, and `recalled`, `m`, the gradient of the loss on a batch of all memories; two trees
     of one structure.
 
-    **Raises:** `ValueError` for two trees that differ in structure or shapes.
+    **Raises:** `ValueError` for two trees that differ in structure or shapes; `TypeError` for gradients of other than real
+    floating-point numbers.
 
     **Reference:** Chaudhry et al. (2019), Efficient Lifelong Learning with A-GEM, Eq. 11.
     """
     _check_alike(gradient, recalled)
+    gradient, recalled = gathered((gradient, recalled))
     (g, back), (m, _) = ravel_pytree(gradient), ravel_pytree(recalled)
     dtype, g = g.dtype, wide(g)
     m = wide(m).astype(g.dtype)
@@ -89,7 +96,7 @@ def agem_projection(gradient: PyTree[Array], recalled: PyTree[Array]) -> PyTree[
 
 
 def _check_alike(gradient, recalled, axes=()):
-    refuse_complex("the gradients", (gradient, recalled))
+    check_floating("the gradients", (gradient, recalled))
     shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (gradient, recalled)]
     same = jax.tree.structure(gradient) == jax.tree.structure(recalled)
     if not same or [(*axes, *shape) for shape in shapes[0]] != shapes[1]:

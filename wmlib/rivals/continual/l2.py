@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ...paths.checks import movement, wide
+from ...paths.checks import movement
 
 
 def l2_penalty(weights: PyTree, start: PyTree) -> Float[Array, ""]:
@@ -17,5 +17,5 @@ def l2_penalty(weights: PyTree, start: PyTree) -> Float[Array, ""]:
     **Raises:** `ValueError` for two trees that differ in structure or shapes, or hold one array twice; `TypeError` for
     complex weights.
     """
-    moved = map(wide, jax.tree.leaves(movement(weights, start)))
+    moved = jax.tree.leaves(movement(weights, start))
     return jnp.asarray(sum(jnp.vdot(d, d) for d in moved) / 2)

@@ -2,27 +2,30 @@
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Integer, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
-from ...paths.checks import check_labels, check_logits, check_memories, output_of, power, refuse_shared, wide
-from ...paths.metric import refuse_complex
+from ..._counts import check_count
+from ..._sharding import gathered
+from ...paths.checks import check_labels, check_logits, check_memories, check_setting, output_of, places, power, wide
+from ...paths.metric import movable
+from ...paths.precision import check_floating
 
 
 def ogd_basis(
     f: Callable[..., Any],
     weights: PyTree,
-    inputs: PyTree[Shaped[Array, "memories ..."]],
-    labels: Integer[Array, " memories"],
+    inputs: PyTree,
+    labels: Shaped[Array | np.ndarray, "..."],
     *,
-    batch: int = 50,
-    rtol: float = 1e-5,
+    batch: SupportsIndex = 50,
+    rtol: float | int | np.number = 1e-5,
 ) -> Float[Array, "rank n"]:
     """Orthonormal rows that span the gradients of the memories' outputs, one a memory: the logit of its own label.
 
@@ -33,21 +36,22 @@ def ogd_basis(
     of arrays that share their first axis; `labels`, one for each; `batch`, how many are differentiated together;
     `rtol`, in [0, 1).
 
-    **Raises:** `ValueError` for no memories, labels that are not one each or beyond the outputs, a batch that is not
-    positive, an `rtol` out of range, an `f` that expects a batch, or if no output depends on the weights; `TypeError` for
+    **Raises:** `ValueError` for no memories, labels that are not one each or beyond the outputs, weights that hold no
+    floating-point array, one twice or a layer with a state, a batch that is not positive, an `rtol` out of range, an `f` that expects a batch, or if no output depends on the weights; `TypeError` for
     complex weights, labels that are not integers, or outputs that are not logits; `FloatingPointError` for gradients that
     are not finite.
 
     **Reference:** Farajtabar et al. (2020), Orthogonal Gradient Descent for Continual Learning.
     """
-    refuse_complex("the weights", weights)
-    refuse_shared("the weights", weights)
+    weights = gathered(movable(weights))
     check_memories(inputs, labels)
-    if batch < 1 or not 0 <= rtol < 1:
-        raise ValueError(f"batch must be at least 1 and rtol in [0, 1), got {batch} and {rtol}")
+    batch = check_count("batch", batch)
+    rtol = float(check_setting("rtol", rtol, below=1))
+    inputs = gathered(jax.tree.map(jnp.asarray, inputs))
     one = eqx.filter_eval_shape(output_of, f, weights, jax.tree.map(itemgetter(0), inputs))
     check_logits(one)
     check_labels(labels, len(one))
+    labels = places(labels)
     parts = [
         _gradients(f, weights, *jax.tree.map(itemgetter(slice(start, start + batch)), (inputs, labels)))
         for start in range(0, len(labels), batch)
@@ -73,14 +77,17 @@ def _gradients(f, weights, inputs, labels):
     return jax.vmap(lambda x, label: ravel_pytree(logit(dynamic, x, label))[0])(inputs, labels)
 
 
-def ogd_projection(gradient: PyTree[Array], basis: Float[Array, "rank n"]) -> PyTree[Array]:
+def ogd_projection(gradient: PyTree, basis: Shaped[Array | np.ndarray, "rank n"]) -> PyTree[Array]:
     """The part of a gradient that is orthogonal to a basis, `g − Qᵀ Q g`.
 
     **Arguments:** `gradient`, a tree of `n` numbers; `basis`, from `ogd_basis`.
 
-    **Raises:** `ValueError` for a gradient of another size than the basis.
+    **Raises:** `ValueError` for a gradient of another size than the basis; `TypeError` for either of other than real
+    floating-point numbers.
     """
-    g, back = ravel_pytree(gradient)
+    check_floating("the gradient", gradient)
+    check_floating("the basis", basis)
+    g, back = ravel_pytree(gathered(gradient))
     if basis.ndim != 2 or basis.shape[1] != g.size:
         raise ValueError(
             f"the basis is for {basis.shape[-1]} weights and the gradient has {g.size}; give ogd_basis the same weights"

@@ -5,21 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, PyTree, Shaped
+import numpy as np
+from jaxtyping import Array, Float, PyTree, Shaped
 
-from ...paths.checks import check_labels, check_memories, logits_of
+from ...paths.checks import check_labels, check_memories, logits_of, places
 
 
 def replay_loss(
     f: Callable[..., Any],
     weights: PyTree,
-    inputs: PyTree[Shaped[Array, "memories ..."]],
-    labels: Integer[Array, " memories"],
+    inputs: PyTree,
+    labels: Shaped[Array | np.ndarray, "..."],
 ) -> Float[Array, ""]:
-    """The mean cross-entropy of remembered inputs and their labels.
+    """The mean cross-entropy of remembered inputs and their labels, in float32 at least.
 
     **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights`, any pytree; `inputs`, a tree of
-    arrays that share their first axis; `labels`, integers, one for each.
+    arrays that share their first axis; `labels`, integers of any type, of shape `(memories,)`.
 
     **Raises:** `ValueError` for no memories, for labels that are not one each or beyond the outputs (inside a compiled
     function, where they are not known, the loss is NaN), or an `f` that expects a batch; `TypeError` for labels that are
@@ -30,5 +31,6 @@ def replay_loss(
     check_memories(inputs, labels)
     logits = logits_of(f, weights, inputs)
     check_labels(labels, logits.shape[1])
+    labels = places(labels)
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
     return -jnp.mean(jnp.where(labels[:, None] >= 0, picked, jnp.nan))
