@@ -198,7 +198,9 @@ def test_old_code_that_git_does_not_have_is_not_believed(project):
 
 
 def test_two_processes_share_a_sample_and_a_killed_one_goes_on(project):
-    write(project, TOY.replace("return 3.9 * x * (1 - x)", "step = 3.9 * x * (1 - x)\n    return step"))
+    # A run takes so long that both processes want one of them at once: one of the two waits for the other.
+    slow = CHAPTER.replace("    x = jax.random.uniform", "    time.sleep(3)\n    x = jax.random.uniform")
+    write(project, chapter=slow.replace("import jax\n", "import time\n\nimport jax\n", 1))
     environment = os.environ | {"PYTHONPATH": str(project)}
     command = [sys.executable, "-m", "wmlib.lab.verify", "toys/toy", "--experiment", "chaotic"]
     killed = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, start_new_session=True)

@@ -75,6 +75,7 @@ def main(job):
     if job["ulps"]:
         for name in ("normal", "uniform", "truncated_normal"):
             setattr(jax.random, name, _towards_zero(getattr(jax.random, name), job["ulps"]))
+    chapter = sys.modules["__main__"]
     calls, later, sample = [], [], {name: [*units] for name, units in (job.get("sample") or {}).items()}
     sweep = wm.sweep
 
@@ -102,6 +103,8 @@ def main(job):
         return True
 
     def seen(name, run, grid, preset, **options):
+        nonlocal chapter
+        chapter = sys.modules["__main__"]
         grid = grid if isinstance(grid, dict) else [*grid]
         together, code = bool(options.get("together")), runs.fingerprint(run)
         mine = fingerprints.fingerprint(run)
@@ -126,6 +129,7 @@ def main(job):
         pass
     except Exception as error:
         stopped = f"{type(error).__name__}: {error}"
+    sys.modules["__main__"] = chapter  # where the names of its runs are looked up; it is gone when its script ends
     for name, run, code, together, unit in later:
         if runs.fingerprint(run) != code:
             raise RuntimeError(
