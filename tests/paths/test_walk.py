@@ -153,6 +153,114 @@ def test_too_many_weights_are_projected():
     np.testing.assert_allclose(sketched, exact, atol=0.05 * exact.max())
 
 
+@pytest.mark.parametrize("method", [wm.PenalisedDescent(optax.adam(0.01), 2.0), wm.ExactDirections(1.0, 0.01, 10)])
+def test_what_is_held_stays_and_the_rest_walks_as_if_it_were_all(method):
+    net = network()
+    moving = eqx.tree_at(lambda w: w.layers[-1], jax.tree.map(lambda _: False, net), True)  # a whole layer by one word
+    path = walk(method=method, weights=net, moving=moving, record=[4], steps=8)
+    assert path.weights[-1].layers[0].weight is net.layers[0].weight
+    assert not np.array_equal(path.weights[-1].layers[-1].weight, net.layers[-1].weight)
+
+    def head(layer, x):
+        return layer(jnp.tanh(net.layers[0](x)))
+
+    task = a_task()
+    task = wm.objectives.Task(head, task.inputs, task.labels, task.batch)
+    alone = walk(task, method, 8, weights=net.layers[-1], f=head, record=[4])
+    np.testing.assert_allclose(flat(path.weights[-1].layers[-1]), flat(alone.weights[-1]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(path.lengths, alone.lengths, rtol=1e-4)
+    np.testing.assert_allclose(path.drift, alone.drift, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
+def test_held_arrays_of_any_type_are_there_bit_for_bit(dtype):
+    weights = {"a": jnp.asarray([0.1, -0.0, jnp.inf, jnp.nan], dtype), "b": jnp.ones(3), "n": 2}
+    seen = []
+
+    def f(w, x):
+        seen.append(w["a"].dtype)
+        return w["b"] * x + jnp.where(jnp.isnan(w["a"][3]), 0, w["a"][3]).astype(float) + w["a"][0].astype(float)
+
+    task = wm.objectives.Task(f, inputs(4), inputs(4, 2), 4, lambda y, t: jnp.sum((y - t) ** 2))
+    moving = {"a": False, "b": True, "n": False}
+    path = walk(
+        task, weights=weights, f=f, moving=moving, observe=lambda w: w["a"], distance=wm.distances.squared_error
+    )
+    assert set(seen) == {jnp.dtype(dtype)}
+    assert all(a is weights["a"] for a in path.observed)
+    assert path.weights[-1]["n"] == 2
+
+
+def test_a_walk_that_moves_everything_is_the_walk():
+    net = network()
+    a, b = walk(), walk(moving=jax.tree.map(lambda _: True, net))
+    np.testing.assert_array_equal(flat(a.weights[-1]), flat(b.weights[-1]))
+
+
+def test_reference_target_and_sparsity_see_the_held_weights():
+    net = network()
+    moving = jax.tree.map(lambda _: True, net)
+    moving = eqx.tree_at(lambda w: w.layers[0].bias, moving, False)
+    whole = []
+
+    def reference(w):
+        whole.append(w.layers[0].bias.dtype)
+        return wm.objectives.project(w, 0.5)
+
+    sparsity = wm.objectives.Sparsity(0.5)
+    path = walk(
+        sparsity,
+        weights=net,
+        moving=moving,
+        reference=reference,
+        target=lambda w: w.layers[0].bias is not net.layers[0].bias,
+    )
+    assert path.outcome == "step limit"  # the target saw the very array
+    assert set(whole) == {jnp.dtype("float32")}
+    assert path.objective[-1] < path.objective[0]
+
+
+def test_what_is_observed_is_kept_in_place_of_the_weights():
+    plain = walk()
+    path = walk(observe=lambda w: float(w.layers[0].weight.sum()))
+    assert path.observed == tuple(float(w.layers[0].weight.sum()) for w in plain.weights)
+    assert len(path.weights) == 2
+    np.testing.assert_array_equal(flat(path.weights[-1]), flat(plain.weights[-1]))
+    assert path.projections.shape == (len(path.steps), 4096)
+    assert plain.observed == ()
+    away = walk(method=wm.PenalisedDescent(optax.sgd(0.5), 0.0), drift_limit=0.01, steps=50, observe=lambda w: 1)
+    assert len(away.observed) == len(away.steps)
+
+
+def test_a_memory_may_say_at_which_places_its_outputs_are_taken():
+    """Only the outputs that are asked for are kept, and the walk is that of all outputs with the others left out."""
+    net, x = network(outputs=10), inputs()
+    places = np.asarray(jax.random.randint(jax.random.key(3), (len(x), 2), 0, 5))
+
+    def f(w, one):
+        return w(one["x"]).reshape(5, 2)[one["places"]]
+
+    path = walk(None, wm.ExactDirections(1.0, 0.01, 10), 3, weights=net, f=f, memory={"x": x, "places": places})
+    y, y0 = (jax.vmap(lambda x, w=w: w(x).reshape(5, 2))(x) for w in (path.weights[-1], net))
+    taken = np.stack([np.asarray(wm.distances.kl(y[i][places[i]], y0[i][places[i]])) for i in range(len(x))])
+    assert path.drift[-1] == pytest.approx(taken.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "named"),
+    [
+        ({"moving": [True, False]}, ValueError, "structure of the weights"),
+        ({"moving": eqx.is_array}, ValueError, "tree of booleans"),
+        ({"moving": 1}, ValueError, "tree of booleans"),
+        ({"moving": False}, ValueError, "nothing to move"),
+        ({"observe": 3}, TypeError, "observe"),
+    ],
+)
+def test_what_is_not_to_move_is_said_by_booleans(wrong, error, named):
+    with pytest.raises(error, match=named):
+        walk(**wrong)
+
+
 def test_weights_of_any_structure_walk():
     weights = {"scale": jnp.ones(3), "count": 2}
     path = wm.walk(

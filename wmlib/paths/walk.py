@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .._counts import check_count
 from .checks import check_setting, number, on_shapes, shape_of, wide
 from .distances import OutputDistance, squared_error
+from .held import ObjectiveOnWhole, OnWhole, hold, replaced
 from .metric import gathered, mean_distance, movable, norm, output_of_one, remember
 from .objectives import AbstractObjective, shuffled
 
@@ -27,7 +28,7 @@ class Path(eqx.Module):
     At the recorded points: `steps`, how many steps had been taken; `lengths`, how far the walk had come; `drift`, the
     mean distance of the outputs on held-out inputs to those at the start; and `weights`. When those would be too many,
     `weights` has the first and the last only, and `projections` one vector for each point instead, in which the inner
-    products of movements are kept but for a small random error.
+    products of movements are kept but for a small random error. So it is with `observe`, whose results are `observed`.
 
     For each step, as it saw them before it moved: `objective` (NaN without one) and `kept`, the mean distance of the
     memory's outputs to the reference (NaN where the method does not look at it).
@@ -44,6 +45,7 @@ class Path(eqx.Module):
     kept: Float[np.ndarray, " taken"]
     outcome: str
     cure: str
+    observed: tuple[Any, ...] = ()
 
     @property
     def length(self) -> float:
@@ -277,6 +279,8 @@ def walk(
     reference: Callable[[PyTree], PyTree] | None = None,
     batch: SupportsIndex = 500,
     keep: SupportsIndex = 2**27,
+    moving: PyTree | None = None,
+    observe: Callable[[PyTree], Any] | None = None,
 ) -> Path:
     r"""Walk through weight space: make an objective small and keep the function on a memory of inputs.
 
@@ -289,7 +293,8 @@ def walk(
     - `f`: called as `f(weights, x)` for one input; returns an array. For a network, `operator.call`.
     - `weights`: any pytree, such as an Equinox module; its floating-point arrays move.
     - `objective`: of `wmlib.objectives`: `Task` for Algorithm 1, `Sparsity` for Algorithm 2; `None` for Algorithm 3.
-    - `memory`: the inputs on which the function is to be kept, a tree of arrays that share their first axis.
+    - `memory`: the inputs on which the function is to be kept, a tree of arrays that share their first axis. An output
+      may be large: let an input hold the places at which `f` gives it, as those of the masked words of a text.
     - `distance`: of `wmlib.distances`, or a function of an output and a reference.
     - `method`: `PenalisedDescent` or `wm.ExactDirections`.
     - `steps`: the most steps to take.
@@ -306,13 +311,18 @@ def walk(
       should not be.
     - `batch`: how many inputs are looked at together when outputs and drift are measured.
     - `keep`: the most numbers to keep in recorded weights; beyond, they are projected.
+    - `moving`: a tree of booleans, of the structure of the weights or of its top, False for what is to stay as it is.
+      Nothing is differentiated by what stays. Default: all floating-point arrays move.
+    - `observe`: a function of the weights, called at each recorded point; what it returns is kept in place of the
+      weights, such as accuracies for a large network.
 
     **Returns:** a `Path`.
 
     **Raises:** `ValueError` for weights that hold no floating-point array, one at two places, or a layer with a state
     (BatchNorm), a memory or held-out inputs that are empty, numbers out of range, a reference whose outputs have another
-    shape, or a method that cannot do this; `TypeError` for complex weights, an `f` that does not return one floating-point
-    array, or what is no objective or method; `FloatingPointError` when a step is not finite.
+    shape, what is to move that has another structure, or a method that cannot do this; `TypeError` for complex weights, an
+    `f` that does not return one floating-point array, or what is no objective, method or function; `FloatingPointError`
+    when a step is not finite.
 
     **Example:**
 
@@ -330,6 +340,13 @@ def walk(
         )
     if not (objective is None or isinstance(objective, AbstractObjective)):
         raise TypeError(f"objective must be one of wm.objectives, such as a Task, or None, got {objective!r}")
+    if not (observe is None or callable(observe)):
+        raise TypeError(f"observe must be a function of the weights, got {observe!r}; leave it out to keep the weights")
+    start = weights
+    if moving is not None:
+        weights, f = hold(weights, moving), OnWhole(f)
+        objective = None if objective is None else ObjectiveOnWhole(objective)
+        reference = None if reference is None else OnWhole(reference)
     weights = movable(weights)
     steps = check_count("steps", steps)
     batch = check_count("batch (500 is the default)", batch)
@@ -360,7 +377,7 @@ def walk(
     draws = None if objective is None else objective.draws(key_draws)
     state = method.start(problem, weights, key_method)
 
-    points, told = _Points((len(at) + 1) * _size(weights) <= keep), []
+    points, told = _Points(start, observe, (len(at) + 1) * _size(weights) <= keep), []
     outcome, cure = "step limit", "increase steps, or the size of a step"
     marks, room, untold = sorted({*at, steps}), None, 0
     for taken, until in itertools.pairwise([*marks, steps + 1]):
@@ -373,7 +390,7 @@ def walk(
             )
         points.add(weights, taken, lengths.sum(), mean_distance(f, distance, weights, *beside, batch))
         untold = len(told)
-        if _arrived(target, problem, weights, draw):
+        if _arrived(target, problem, weights, draw, start):
             outcome, cure = "arrived", ""
             break
         if limit < math.inf and mean_distance(f, distance, weights, memory, outputs, batch) > limit:
@@ -417,13 +434,17 @@ def _lengths(told):
 class _Points:
     """The recorded points of a walk, while it goes on."""
 
-    def __init__(self, whole):
-        self.whole, self.weights, self.sketches, self.steps, self.lengths, self.drift = whole, [], [], [], [], []
+    def __init__(self, start, observe, fit):
+        self.start, self.observe, self.fit = start, observe, fit and observe is None
+        self.weights, self.observed, self.sketches, self.steps, self.lengths, self.drift = [], [], [], [], [], []
 
     def add(self, weights, taken, further, drift):
-        if not self.whole:
+        if not self.fit:
             self.sketches.append(np.asarray(_sketch(weights)))
             self.weights = self.weights[:1]
+        weights = replaced(weights, self.start)
+        if self.observe is not None:
+            self.observed.append(self.observe(weights))
         self.weights.append(weights)
         self.steps.append(taken)
         self.lengths.append(further)
@@ -431,8 +452,9 @@ class _Points:
 
     def path(self, traces, outcome, cure):
         steps, lengths, drift = np.array(self.steps), np.cumsum(self.lengths), np.array(self.drift)
-        sketches = None if self.whole else np.stack(self.sketches)
-        return Path(tuple(self.weights), sketches, steps, lengths, drift, **traces, outcome=outcome, cure=cure)
+        sketches = None if self.fit else np.stack(self.sketches)
+        points = tuple(self.weights), sketches, steps, lengths, drift
+        return Path(*points, **traces, outcome=outcome, cure=cure, observed=tuple(self.observed))
 
 
 def _recorded(record, steps):
@@ -449,10 +471,11 @@ def _improvement(problem, weights, draw):
     return problem.improve(weights, draw)
 
 
-def _arrived(target, problem, weights, draw):
+def _arrived(target, problem, weights, draw, start):
     if target is None:
         return False
-    return bool(target(weights) if callable(target) else _improvement(problem, weights, draw) <= target)
+    there = target(replaced(weights, start)) if callable(target) else _improvement(problem, weights, draw) <= target
+    return bool(there)
 
 
 def _size(weights):
