@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .._lazy import on_first_use
 
 if TYPE_CHECKING:
+    from . import cache as cache
     from . import data as data
     from . import engines as engines
     from . import figures as figures
@@ -24,6 +25,7 @@ __getattr__, __dir__ = on_first_use(
     __name__,
     dict.fromkeys(
         (
+            "cache",
             "data",
             "engines",
             "figures",
