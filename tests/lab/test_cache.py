@@ -38,7 +38,7 @@ def test_the_second_time_it_is_read_bit_for_bit(tmp_path):
     assert calls() == 1
     assert eqx.tree_equal(first, second)
     assert eqx.tree_equal(first, train({"seed": 1, "scale": 0.1}))
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock", ".npz"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock", ".weights"]
 
 
 def test_another_recipe_or_other_code_is_another_starting_point():
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_made_anew(tmp_path_factory, where, cut):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WMLIB_CACHE", str(folder))
         whole = cache.once("base", train, {"seed": 1, "scale": 0.1}, network())
-        (path,) = folder.glob("*.npz")
+        (path,) = folder.glob("*.weights")
         data = bytearray(path.read_bytes())
         at = int(where * len(data))
         path.write_bytes(data[:at] if cut else data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])

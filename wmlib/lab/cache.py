@@ -3,9 +3,9 @@
 from . import _extra as _extra  # isort: split
 
 import hashlib
+import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping
 
     The key is the recipe and the digest of the code of `make` (`wmlib.lab.fingerprints`), so that neither can change
     without the weights being made anew. Of several processes one makes them, and the others wait. A file is written whole
-    or not at all; one that is damaged is made anew. It holds arrays alone, no pickle.
+    or not at all, behind its digest; one that is damaged is made anew. It holds arrays alone, no pickle.
 
     **Arguments:**
 
@@ -58,7 +58,7 @@ def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping
     if lacking := {dtype for _, dtype in shapes if not hasattr(np, dtype)}:
         raise ValueError(f"arrays of {', '.join(sorted(lacking))} cannot be kept; cast them to float32")
     key = hashlib.sha256(f"{words} {fingerprint(make)} {shapes}".encode()).hexdigest()[:16]
-    path = cache_folder() / f"{name}-{key}.npz"
+    path = cache_folder() / f"{name}-{key}.weights"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
         if (kept := _read(path, shapes)) is None:
@@ -70,9 +70,12 @@ def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping
                     f"what {make.__qualname__} made has another structure, other shapes or types than `like`"
                 )
             kept = [np.asarray(x) for x in arrays]
+            held = io.BytesIO()
+            np.savez(held, *kept)
             partial = path.with_suffix(f".{os.getpid()}")
             with partial.open("wb") as file:
-                np.savez(file, *kept)
+                file.write(hashlib.sha256(held.getbuffer()).digest())
+                file.write(held.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -81,10 +84,12 @@ def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping
 
 
 def _read(path, shapes):
-    """The arrays of a file, or nothing if it is not there, damaged, or holds others."""
+    """The arrays of a file, or nothing if it is not there or not what was written."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[f"arr_{i}"] for i in range(len(shapes))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        whole = path.read_bytes()
+    except FileNotFoundError:
         return None
-    return arrays if [(x.shape, x.dtype.name) for x in arrays] == shapes else None
+    if hashlib.sha256(whole[32:]).digest() != whole[:32]:
+        return None
+    with np.load(io.BytesIO(whole[32:]), allow_pickle=False) as file:
+        return [file[f"arr_{i}"] for i in range(len(shapes))]
