@@ -156,14 +156,30 @@ class TextEmbedding(eqx.Module):
     dropout: float = eqx.field(static=True)
 
     def __init__(
-        self, vocabulary: int, positions: int, types: int, width: int, epsilon: float, dropout: float, *, key: PRNGKeyArray
+        self,
+        vocabulary: int,
+        positions: int,
+        types: int,
+        width: int,
+        epsilon: float,
+        dropout: float,
+        *,
+        key: PRNGKeyArray,
     ):
         keys = jax.random.split(key, 3)
-        tables = [0.02 * jax.random.normal(k, (n, width)) for k, n in zip(keys, (vocabulary, positions, types), strict=True)]
-        self.words, self.positions, self.types = eqx.nn.Embedding(weight=tables[0]), tables[1], eqx.nn.Embedding(weight=tables[2])
+        tables = [
+            0.02 * jax.random.normal(k, (n, width)) for k, n in zip(keys, (vocabulary, positions, types), strict=True)
+        ]
+        self.words, self.positions, self.types = (
+            eqx.nn.Embedding(weight=tables[0]),
+            tables[1],
+            eqx.nn.Embedding(weight=tables[2]),
+        )
         self.norm, self.dropout = LayerNorm(width, epsilon), dropout
 
-    def __call__(self, tokens: Integer[Array, " T"], types: Integer[Array, " T"] | None, key: PRNGKeyArray | None) -> Array:
+    def __call__(
+        self, tokens: Integer[Array, " T"], types: Integer[Array, " T"] | None, key: PRNGKeyArray | None
+    ) -> Array:
         which = self.types.weight[0] if types is None else jax.vmap(self.types)(types)
         states = jax.vmap(self.words)(tokens) + which + self.positions[: len(tokens)]
         return _dropout(self.norm(states), self.dropout, key)
@@ -233,7 +249,9 @@ class MeanHead(eqx.Module):
     classifier: eqx.nn.Linear
     dropout: float = eqx.field(static=True)
 
-    def __call__(self, states: Float[Array, "T width"], mask: Bool[Array, " T"] | None, key: PRNGKeyArray | None) -> Array:
+    def __call__(
+        self, states: Float[Array, "T width"], mask: Bool[Array, " T"] | None, key: PRNGKeyArray | None
+    ) -> Array:
         wide = _wide(states)
         seen = jnp.ones(len(states), wide.dtype) if mask is None else mask.astype(wide.dtype)
         mean = (seen @ wide / jnp.maximum(seen.sum(), 1)).astype(states.dtype)
@@ -268,7 +286,14 @@ class WordsHead(eqx.Module):
 
 
 def make_head(
-    head: str, width: int, classes: int, vocabulary: int | None, tied: bool, epsilon: float, dropout: float, key: PRNGKeyArray
+    head: str,
+    width: int,
+    classes: int,
+    vocabulary: int | None,
+    tied: bool,
+    epsilon: float,
+    dropout: float,
+    key: PRNGKeyArray,
 ) -> Any:
     """A new head; the transform of a masked-word head starts as the identity."""
     first, second = jax.random.split(key)
@@ -349,10 +374,10 @@ class Transformer(eqx.Module):
         special: tuple[str, ...] | None = None,
         norm: str | None = None,
         query_bias: bool = True,
-        epsilon: float = 1e-12,
-        dropout: float = 0.1,
-        attention_dropout: float | None = None,
-        head_dropout: float | None = None,
+        epsilon: float | int = 1e-12,
+        dropout: float | int = 0.1,
+        attention_dropout: float | int | None = None,
+        head_dropout: float | int | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -373,7 +398,7 @@ class Transformer(eqx.Module):
         - `query_bias`: whether queries, keys and values have biases.
         - `epsilon`: ε of the layer norms.
         - `dropout`, `attention_dropout`, `head_dropout`: rates, of the states, of the attention and before the
-          classifier; the last two are as the first by default.
+          classifier; by default as the first, but none before the classifier of images.
         - `key`: for the initial weights: of standard deviation 0.02 (a stem's are those of Equinox).
 
         **Raises:** `ValueError` for sizes that are not positive or do not fit, and for settings that do not exist.
@@ -389,21 +414,24 @@ class Transformer(eqx.Module):
         check_sizes(classes=classes, width=width, depth=depth, heads=heads, units=units)
         if width % heads:
             raise ValueError(f"the width must be a multiple of the heads, got width={width} and heads={heads}")
-        rates = [dropout if rate is None else rate for rate in (dropout, attention_dropout, head_dropout)]
+        if head_dropout is None and kind == "image":
+            head_dropout = 0.0
+        rates = [float(dropout if rate is None else rate) for rate in (dropout, attention_dropout, head_dropout)]
         if not all(0 <= rate < 1 for rate in rates):
             raise ValueError(f"rates of dropout must be at least 0 and less than 1, got {rates}; 0 drops nothing")
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}; BERT's and ViT's is 1e-12")
+        epsilon, dropout = float(epsilon), rates[0]
         keys = jax.random.split(key, 2 + depth)
         if in_shape is None:
             check_sizes(vocabulary=vocabulary, positions=positions, types=types)
             assert vocabulary is not None
             self.embedding = TextEmbedding(vocabulary, positions, types, width, epsilon, dropout, key=keys[0])
         else:
-            if special is None:
-                special = {"mean": (), "distillation": ("class", "distillation")}.get(head, ("class",))
-            patch = _check_image_settings(in_shape, patch, stem, special, head, width)
-            self.embedding = ImageEmbedding(in_shape, patch, stem, special, width, dropout, key=keys[0])
+            needed = {"mean": (), "distillation": ("class", "distillation")}.get(head, ("class",))
+            tokens = needed if special is None else special
+            patch = _check_image_settings(in_shape, patch, stem, tokens, needed, width)
+            self.embedding = ImageEmbedding(in_shape, patch, stem, tokens, width, dropout, key=keys[0])
         blocks = []
         for one in keys[2:]:
             first, second = jax.random.split(one)
@@ -415,7 +443,12 @@ class Transformer(eqx.Module):
         self.head = make_head(head, width, classes, vocabulary, tied, epsilon, rates[2], keys[1])
 
     def hidden(
-        self, x: ArrayLike, mask: ArrayLike | None = None, types: ArrayLike | None = None, *, key: PRNGKeyArray | None = None
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        types: ArrayLike | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "T width"]:
         """The last states `H_L` of the encoder, one for each token; arguments as for a call."""
         return self._encode(x, mask, types, key)[0]
@@ -443,7 +476,12 @@ class Transformer(eqx.Module):
         return self.head.both(self.hidden(image))
 
     def __call__(
-        self, x: ArrayLike, mask: ArrayLike | None = None, types: ArrayLike | None = None, *, key: PRNGKeyArray | None = None
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        types: ArrayLike | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*T classes"]:
         """Logits of one text or one image; `jax.vmap` takes a batch.
 
@@ -472,7 +510,9 @@ class Transformer(eqx.Module):
             check_image(x, self.embedding.in_shape[0])
             if x.shape != self.embedding.in_shape or not jnp.issubdtype(x.dtype, jnp.floating):
                 wanted = self.embedding.in_shape
-                raise ValueError(f"an image must be floating-point of shape {wanted}, got {x.dtype} of {x.shape}; resize it")
+                raise ValueError(
+                    f"an image must be floating-point of shape {wanted}, got {x.dtype} of {x.shape}; resize it"
+                )
             seen, states = None, self.embedding(x, keys[-1])
         else:
             tokens, seen, types = self._check_text(x, mask, types)
@@ -500,14 +540,20 @@ class Transformer(eqx.Module):
             raise ValueError(f"the network has {positions} positions and the text {len(tokens)} tokens; cut the text")
         tokens = _checked("tokens", tokens, vocabulary, "use the tokenizer of the checkpoint")
         if mask is not None:
-            mask = jnp.asarray(mask) if mask.dtype == jnp.bool_ else _checked("mask", mask, 2, "1 counts, 0 is padding") == 1
+            mask = (
+                jnp.asarray(mask)
+                if mask.dtype == jnp.bool_
+                else _checked("mask", mask, 2, "1 counts, 0 is padding") == 1
+            )
         if types is not None:
             count = self.embedding.types.weight.shape[0]
             types = _checked("types", types, count, "0 and 1 are a pair's halves, of the network's token types")
         return tokens, mask, types
 
 
-def _check_image_settings(in_shape: Any, patch: Any, stem: str, special: Any, head: str, width: int) -> tuple[int, int]:
+def _check_image_settings(
+    in_shape: Any, patch: Any, stem: str, special: Any, needed: tuple[str, ...], width: int
+) -> tuple[int, int]:
     """The sides of a patch; `ValueError` unless the settings fit one another."""
     check_in_shape(in_shape)
     patch = (patch, patch) if not isinstance(patch, (tuple, list)) else tuple(patch)
@@ -523,6 +569,6 @@ def _check_image_settings(in_shape: Any, patch: Any, stem: str, special: Any, he
         check_count("width, which halves with each convolution of the stem but the last,", width, side // 2)
     if special not in ((), ("class",), ("class", "distillation")):
         raise ValueError(f'special must be (), ("class",) or ("class", "distillation"), got {special}')
-    if len(special) < {"classification": 1, "distillation": 2}.get(head, 0):
-        raise ValueError(f'the head {head!r} reads tokens that special={special} does not have; head="mean" needs none')
+    if len(special) < len(needed):
+        raise ValueError(f'the head reads the tokens {needed}, and special is {special}; head="mean" needs none')
     return patch
