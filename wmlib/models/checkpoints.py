@@ -188,6 +188,8 @@ def save_pretrained(net: Transformer, folder: str | PathLike[str]) -> None:
             " network, and take one of an ensemble"
         )
     numpy = _package("safetensors.numpy")
+    if not tied:
+        arrays[_DECODER_BIAS] = arrays[_BIAS]  # of two biases, `transformers` reads this one
     prefix, model = config["model_type"], {}
     for name, array in arrays.items():
         bare = re.match(r"(classifier|cls_classifier|distillation_classifier|cls)\.", name)
@@ -200,8 +202,11 @@ def save_pretrained(net: Transformer, folder: str | PathLike[str]) -> None:
 
 
 def _outer_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    special = {"embeddings.cls_token": 2, "embeddings.distillation_token": 2, "embeddings.position_embeddings": 1}
-    return (1,) * special.get(name, 0) + shape
+    """The shape of an array in a file: tables of images have an axis for the batch, biases of convolutions none for space."""
+    if name == "embeddings.patch_embeddings.projection.bias":
+        return shape[:1]
+    tables = {"embeddings.cls_token": 2, "embeddings.distillation_token": 2, "embeddings.position_embeddings": 1}
+    return (1,) * tables.get(name, 0) + shape
 
 
 def _folder(source: str | PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ HEADS = {"text": ("classification", "words", "mean"), "image": ("classification"
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def _gelu(x: Array) -> Array:
@@ -94,7 +94,8 @@ class Attention(eqx.Module):
         )
         seen = None if mask is None else mask[None, None, :]
         if key is None or self.dropout == 0:
-            mixed = jax.nn.dot_product_attention(q, k, v, mask=seen)
+            with jax.numpy_dtype_promotion("standard"):  # it adds up half precision in float32
+                mixed = jax.nn.dot_product_attention(q, k, v, mask=seen)
         else:  # the public function drops no attention
             scores = _wide(jnp.einsum("tnh,snh->nts", q, k)) * q.shape[-1] ** -0.5
             if seen is not None:
