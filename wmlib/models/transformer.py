@@ -94,8 +94,8 @@ class Attention(eqx.Module):
         )
         seen = None if mask is None else mask[None, None, :]
         if key is None or self.dropout == 0:
-            with jax.numpy_dtype_promotion("standard"):  # it adds up half precision in float32
-                mixed = jax.nn.dot_product_attention(q, k, v, mask=seen)
+            # In float32 at least: XLA on the CPU does not compile the products that jax asks for in float16.
+            mixed = jax.nn.dot_product_attention(_wide(q), _wide(k), _wide(v), mask=seen).astype(states.dtype)
         else:  # the public function drops no attention
             scores = _wide(jnp.einsum("tnh,snh->nts", q, k)) * q.shape[-1] ** -0.5
             if seen is not None:
