@@ -80,9 +80,9 @@ def test_equals_the_network_until_it_is_trained():
 
 @settings(max_examples=20, deadline=None)
 @given(
-    inputs=st.integers(1, 7),
-    outputs=st.integers(1, 7),
-    rank=st.integers(1, 7),
+    inputs=st.sampled_from([1, 2, 7]),
+    outputs=st.sampled_from([1, 5]),
+    rank=st.sampled_from([1, 2, 5]),
     alpha=st.floats(0.01, 100),
     bias=st.booleans(),
     seed=st.integers(0, 99),
@@ -311,17 +311,17 @@ def test_layers_that_two_places_share():
     with pytest.raises(ValueError, match=r"'classifier' has two places"):
         lora.trainable(adapt(head))
     # Tied, they share their factors too.
-    tied = eqx.nn.Shared(
-        Twice(layer, layer_like(layer), layer_like(layer)), lambda n: n.value, lambda n: n.query
-    )
+    tied = eqx.nn.Shared(Twice(layer, layer_like(layer), layer_like(layer)), lambda n: n.value, lambda n: n.query)
     adapted = trained(adapt(tied, where="query"))
     net = adapted()
-    assert net.value is net.query
+    assert net.value.a is net.query.a
     np.testing.assert_allclose(lora.merge(adapted)().value.weight, net.value.weight)
 
 
-@pytest.mark.parametrize("rank", [0, -1, WIDTH + 1, 2.0, True, float("nan")])
+@pytest.mark.parametrize("rank", [0, -1, WIDTH + 1, True])
 def test_ranks_that_are_none(rank):
+    with pytest.raises((ValueError, TypeError), match=r"use int\(|SupportsIndex"):
+        adapt(rank=float("nan"))
     with pytest.raises(ValueError, match=r"rank must be (at (least 1|most the lesser side)|an integer)"):
         adapt(rank=rank)
 
@@ -369,16 +369,18 @@ def test_a_network_that_is_not_adapted_or_has_no_head():
         lora.trainable(headless, full=("",))
 
 
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def peft(torch):
+    return pytest.importorskip("peft")
+
+
 class TestPeft:
     """The reference implementation, on the same weights."""
-
-    @pytest.fixture(scope="class")
-    def torch(self):
-        return pytest.importorskip("torch")
-
-    @pytest.fixture(scope="class")
-    def peft(self, torch):
-        return pytest.importorskip("peft")
 
     @pytest.fixture
     def theirs(self, torch, peft):

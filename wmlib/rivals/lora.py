@@ -31,7 +31,7 @@ class AdaptedLinear(eqx.Module):
     dropout: float = eqx.field(static=True)
     inference: bool
 
-    def __call__(self, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array | np.ndarray, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
         """**Arguments:** `x`, of shape `(in_features,)`, or `()` where that is "scalar"; `key`, for the dropout.
 
         **Raises:** `ValueError` where there is dropout and no key.
@@ -141,7 +141,11 @@ def adapt(
         there = sorted({own for own, *_ in layers if own})
         raise ValueError(
             f"no linear layer is called {missing[0]!r}; "
-            + (f"choose among {', '.join(map(repr, there))}" if there else "the network has no equinox.nn.Linear with a name")
+            + (
+                f"choose among {', '.join(map(repr, there))}"
+                if there
+                else "the network has no equinox.nn.Linear with a name"
+            )
         )
     chosen = [(path, node) for name, path, node in layers if name in names]
     places = Counter(id(x) for x in jax.tree.leaves(net) if eqx.is_inexact_array(x))
@@ -215,7 +219,7 @@ def trainable(adapted: PyTree, full: str | Sequence[str] = ("classifier",)) -> P
     if missing := [name for name in names if name not in found]:
         raise ValueError(
             f"no part of the network with floating-point arrays is called {missing[0]!r}; name what is to be trained in"
-            " full, such as full=(\"output\",), or give full=() for the factors alone"
+            ' full, such as full=("output",), or give full=() for the factors alone'
         )
     return tree
 
