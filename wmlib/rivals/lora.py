@@ -36,6 +36,7 @@ class AdaptedLinear(eqx.Module):
 
         **Raises:** `ValueError` where there is dropout and no key.
         """
+        x = jnp.asarray(x)
         y = self.linear(x, key=key)
         if self.dropout and not self.inference:
             if key is None:
@@ -248,8 +249,8 @@ def merge(adapted: PyTree) -> PyTree:
 
 
 def _names(name: str, given: Any, cure: str, least: int = 1) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else (None,)
-    if len(names) < least or not all(isinstance(n, str) and n for n in names):
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else None
+    if names is None or len(names) < least or not all(isinstance(n, str) and n for n in names):
         raise ValueError(f"{name} must hold names of attributes, got {given!r}; give {cure}")
     return names
 
