@@ -2,6 +2,7 @@
 
 from . import _extra as _extra  # isort: split
 
+import contextlib
 import hashlib
 import json
 import os
@@ -199,7 +200,7 @@ def _around(ours: Any, lines: list[str]) -> tuple[list[int], list[int]]:
 
 def _check_name(name: str, running: bool) -> None:
     """Raise `ValueError` unless it names a dataset of the kind."""
-    kinds = {own: "images" for own in (*_INSTALLED, *_MODES)}
+    kinds = dict.fromkeys((*_INSTALLED, *_MODES), "images")
     kinds |= {own: "running text" if _HUB[own][3] is None else "texts" for own in _HUB if own not in _MODES}
     wanted = "running text" if running else "texts"
     if kinds.get(name) != wanted:
@@ -280,10 +281,8 @@ def _lengths(ours: Any, tokenizer: Any, settings: dict[str, Any]) -> tuple[str, 
     cutting, padding = (settings.get(k) or {} for k in ("truncation", "padding"))
     written = {}
     if isinstance(tokenizer, (str, os.PathLike)):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # a tokenizer may lie there alone
             written = json.loads((Path(tokenizer) / "tokenizer_config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # there is none
-            pass
 
     def said(name, own, otherwise=None):
         found = (getattr(tokenizer, name, None), own, written.get(name))
@@ -348,7 +347,7 @@ def _cached(
 def _read(path: Path, shape: tuple[int | None, int]) -> dict[str, np.ndarray] | None:
     names = {"texts": ["tokens", "mask", "types"], "words": ["tokens"]}[path.name.partition("-")[0]]
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names}
     except Exception:  # a damaged archive fails in many ways; whichever, the file is written again
         return None
