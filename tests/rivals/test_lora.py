@@ -335,7 +335,7 @@ def test_ranks_that_are_none(rank):
         (dict(dropout=1.0), r"dropout must be in \[0, 1\)"),
         (dict(dropout=-0.1), r"dropout must be in \[0, 1\)"),
         (dict(dropout=float("nan")), r"dropout must be in \[0, 1\)"),
-        (dict(where=("query", "vale")), r"no linear layer is called 'vale'; choose among 'classifier', 'key', 'query', 'value'"),
+        (dict(where=("query", "vale")), r"called 'vale'; choose among 'classifier', 'key', 'query', 'value'"),
         (dict(where=()), r"where must hold names.*such as \(\"query\", \"value\"\)"),
         (dict(where=("",)), r"where must hold names"),
         (dict(net=NET.query), "no linear layer is called 'query'; the network has no"),

@@ -36,8 +36,9 @@ def _digest(*parts: Any) -> str:
 class Texts(NamedTuple):
     """Tokens of texts or pairs of texts: `tokens, mask, types, labels = load_texts(…)`; and their `fingerprint`.
 
-    All of int32 and of the shape `(rows, length)`: the tokens, where they are (1) and padding is (0), and to which half of
-    a pair they belong (0 and 1, all 0 for single texts, as the tokenizer has it). Labels are those of `load_dataset`.
+    All of int32 and of the shape `(rows, length)`: the tokens, where they are (1) and padding is (0), and to which half
+    of a pair they belong (0 and 1, all 0 for single texts, as the tokenizer has it). Labels are those of
+    `load_dataset`.
     """
 
     tokens: Int32[np.ndarray, "rows length"]
@@ -69,28 +70,28 @@ def load_texts(
 ) -> Texts:
     """Load a dataset of texts, or of pairs of texts, as tokens.
 
-    Each text is turned into tokens by the model's own tokenizer, with the special tokens that it puts around a text or a
-    pair, then cut to `length` (of a pair, the longer half first) and padded to it. An empty text is kept: it is its special
-    tokens.
+    Each text is turned into tokens by the model's own tokenizer, with the special tokens that it puts around a text or
+    a pair, then cut to `length` (of a pair, the longer half first) and padded to it. An empty text is kept: it is its
+    special tokens.
 
-    What has been computed is kept in the folder `$WMLIB_CACHE`, by default `~/.cache/wmlib`, under a digest of the texts,
-    the tokenizer and the length; its files may be deleted at any time.
+    What has been computed is kept in the folder `$WMLIB_CACHE`, by default `~/.cache/wmlib`, under a digest of the
+    texts, the tokenizer and the length; its files may be deleted at any time.
 
     **Arguments:**
 
     - `name`, `split`: as for `load_dataset`, such as "sst2" or "mrpc" and "train".
-    - `tokenizer`: a `tokenizers.Tokenizer`, a fast tokenizer of `transformers`, or a folder that holds `tokenizer.json`, as
-      a saved model's does. It is not changed, and its own settings of length count for nothing; the token it pads with, and
-      on which side, count.
+    - `tokenizer`: a `tokenizers.Tokenizer`, a fast tokenizer of `transformers`, or a folder that holds
+      `tokenizer.json`, as a saved model's does. It is not changed, and its own settings of length count for nothing;
+      the token it pads with, and on which side, count.
     - `length`: of each row, special tokens included.
     - `size`: the number of rows to keep, from the first: default all.
 
     **Returns:** `Texts`, to be unpacked as `tokens, mask, types, labels`.
 
-    **Raises:** `ValueError` for an unknown name or split, a dataset of images or of running text, a slow tokenizer or what
-    is none, one that names no padding, a length with no room for a token beside the special ones, a size that is no count
-    or more than there is, and a text of which no token is left; `ConnectionError` as `load_dataset`; `ModuleNotFoundError` if the
-    package tokenizers is missing.
+    **Raises:** `ValueError` for an unknown name or split, a dataset of images or of running text, a slow tokenizer or
+    what is none, one that names no padding, a length with no room for a token beside the special ones, a size that is
+    no count or more than there is, and a text of which no token is left; `ConnectionError` as `load_dataset`;
+    `ModuleNotFoundError` if the package tokenizers is missing.
 
     **Example:**
 
@@ -120,8 +121,8 @@ def load_texts(
     if (empty := ~arrays["mask"].any(1)).any():
         row = int(empty.argmax())
         raise ValueError(
-            f"row {row} of {name}/{split} has no token, {data.inputs[row]!r}, and the tokenizer adds none; leave such rows"
-            " out, or give the tokenizer the post-processor that its model was trained with"
+            f"row {row} of {name}/{split} has no token, {data.inputs[row]!r}, and the tokenizer adds none; leave such"
+            " rows out, or give the tokenizer the post-processor that its model was trained with"
         )
     return Texts(**arrays, labels=data.labels)
 
@@ -131,11 +132,11 @@ def load_words(
 ) -> Words:
     """Load running text as tokens in blocks of one length.
 
-    The lines are joined as they are (they carry their own ends), turned into tokens as one text, and cut into pieces that
-    follow one another; each gets the special tokens that the model's tokenizer puts around a text ([CLS] … [SEP] of BERT, none where
-    there are none), so that a block is an input as the model was trained on, and fills `length` with them. Words are masked
-    for evaluation among the others: the special tokens stand in the same columns of all blocks. What does not fill the last
-    block is left out.
+    The lines are joined as they are (they carry their own ends), turned into tokens as one text, and cut into pieces
+    that follow one another; each gets the special tokens that the model's tokenizer puts around a text ([CLS] … [SEP]
+    of BERT, none where there are none), so that a block is an input as the model was trained on, and fills `length`
+    with them. Words are masked for evaluation among the others: the special tokens stand in the same columns of all
+    blocks. What does not fill the last block is left out.
 
     What has been computed is kept as by `load_texts`.
 
@@ -148,8 +149,8 @@ def load_words(
 
     **Returns:** `Words`, to be unpacked as `tokens, mask`.
 
-    **Raises:** as `load_texts`, and `ValueError` for a dataset that is not running text, special tokens that do not stand around the
-    text, and a text too short for one block.
+    **Raises:** as `load_texts`, and `ValueError` for a dataset that is not running text, special tokens that do not
+    stand around the text, and a text too short for one block.
 
     **Example:** `tokens, mask = wm.load_words("wikitext-2-raw-v1", "validation", "my-model", 128, size=500)`
     """
@@ -173,8 +174,8 @@ def load_words(
     tokens = _cached(("words", data.fingerprint, ours.to_str(), length), compute, (None, length))["tokens"]
     if len(tokens) < (size or 1):
         raise ValueError(
-            f"{name}/{split} fills {len(tokens)} blocks of length={length}, fewer than size={size or 1}; ask for at most that"
-            " many, or for shorter ones"
+            f"{name}/{split} fills {len(tokens)} blocks of length={length}, fewer than size={size or 1}; ask for at"
+            " most that many, or for shorter ones"
         )
     tokens = tokens[:size]
     return Words(tokens, np.ones_like(tokens))
@@ -193,8 +194,8 @@ def _around(ours: Any, lines: list[str]) -> tuple[list[int], list[int]]:
         if dressed[before : before + len(bare)] == bare:
             return dressed[:before], dressed[before + len(bare) :]
     raise ValueError(
-        "the tokenizer does not put its special tokens before and after a text, but within it; give it a post-processor that"
-        " does, such as tokenizers.processors.TemplateProcessing"
+        "the tokenizer does not put its special tokens before and after a text, but within it; give it a post-processor"
+        " that does, such as tokenizers.processors.TemplateProcessing"
     )
 
 
@@ -221,8 +222,8 @@ def _check_room(length: int, special: int, halves: int) -> None:
     if length < special + halves:
         what = "a text" if halves == 1 else "each text of a pair"
         raise ValueError(
-            f"length must be at least {special + halves}, got {length}: the tokenizer adds {special} special tokens, and a"
-            f" token of {what} must fit; 128 is usual"
+            f"length must be at least {special + halves}, got {length}: the tokenizer adds {special} special tokens,"
+            f" and a token of {what} must fit; 128 is usual"
         )
 
 
@@ -238,8 +239,8 @@ def _own(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
         file = Path(tokenizer) / "tokenizer.json"
         if not file.is_file():
             raise ValueError(
-                f"{os.fspath(tokenizer)!r} is no folder that holds tokenizer.json; give that of a saved model, or the tokenizer"
-                " itself, such as transformers.AutoTokenizer.from_pretrained(...)"
+                f"{os.fspath(tokenizer)!r} is no folder that holds tokenizer.json; give that of a saved model, or the"
+                " tokenizer itself, such as transformers.AutoTokenizer.from_pretrained(...)"
             )
         try:
             text = file.read_text(encoding="utf-8")
@@ -253,11 +254,11 @@ def _own(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
             kind = type(tokenizer).__name__
             slow = getattr(tokenizer, "is_fast", None) is False
             raise ValueError(
-                f"{kind} is a slow tokenizer of transformers, which writes no tokenizer.json; load its fast form, such as"
-                " transformers.AutoTokenizer.from_pretrained(...)"
+                f"{kind} is a slow tokenizer of transformers, which writes no tokenizer.json; load its fast form, such"
+                " as transformers.AutoTokenizer.from_pretrained(...)"
                 if slow
-                else f"the tokenizer must be a tokenizers.Tokenizer, a fast tokenizer of transformers or a folder that holds"
-                f" tokenizer.json, got {kind}"
+                else f"the tokenizer must be a tokenizers.Tokenizer, a fast tokenizer of transformers or a folder that"
+                f" holds tokenizer.json, got {kind}"
             )
         try:
             text = backend.to_str()
@@ -273,8 +274,8 @@ def _own(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
 def _lengths(ours: Any, tokenizer: Any, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """On which side the tokenizer cuts; and what it pads with, and on which side, as `enable_padding` takes it.
 
-    What an object of `transformers` says of itself comes first, then what the tokenizer says, then what `transformers` has
-    written beside it.
+    What an object of `transformers` says of itself comes first, then what the tokenizer says, then what `transformers`
+    has written beside it.
 
     **Raises:** `ValueError` if it does not say what it pads with, or names a token that it does not have.
     """
@@ -295,8 +296,8 @@ def _lengths(ours: Any, tokenizer: Any, settings: dict[str, Any]) -> tuple[str, 
         token = next((t for t in ("[PAD]", "<pad>") if ours.token_to_id(t) is not None), None)
     if token is None:
         raise ValueError(
-            "the tokenizer names no token to pad with; say which, by tokenizer.enable_padding(pad_id=..., pad_token=...),"
-            " or tokenizer.pad_token = tokenizer.eos_token in transformers"
+            "the tokenizer names no token to pad with; say which, by tokenizer.enable_padding(pad_id=...,"
+            " pad_token=...), or tokenizer.pad_token = tokenizer.eos_token in transformers"
         )
     number = ours.token_to_id(str(token))
     if number is None:
@@ -337,8 +338,8 @@ def _cached(
             raise
     except OSError as error:
         warnings.warn(
-            f"the tokens cannot be kept in {folder} ({error}), and are computed anew each time; set WMLIB_CACHE to a folder"
-            " that can be written",
+            f"the tokens cannot be kept in {folder} ({error}), and are computed anew each time; set WMLIB_CACHE to a"
+            " folder that can be written",
             stacklevel=3,
         )
     return arrays

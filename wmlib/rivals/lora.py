@@ -49,8 +49,8 @@ class AdaptedLinear(eqx.Module):
 
     def _without_key(self) -> ValueError:
         return ValueError(
-            f"an adapted layer has dropout={self.dropout:g} and was called without a key: to train, give the network a key,"
-            " which it must hand to its linear layers as layer(x, key=key); to evaluate, use"
+            f"an adapted layer has dropout={self.dropout:g} and was called without a key: to train, give the network a"
+            " key, which it must hand to its linear layers as layer(x, key=key); to evaluate, use"
             " equinox.nn.inference_mode(adapted); for a network that hands on no keys, adapt with dropout=0.0"
         )
 
@@ -61,7 +61,10 @@ class AdaptedLinear(eqx.Module):
 
     @property
     def weight(self) -> Array:
-        """`W + (α/r) B A`, for a network that looks past the call of its layer. **Raises:** as the call without a key."""
+        """`W + (α/r) B A`, for a network that looks past the call of its layer.
+
+        **Raises:** `ValueError` where there is dropout, as a call without a key.
+        """
         if self.dropout and not self.inference:
             raise self._without_key()
         return self._merged()
@@ -98,9 +101,9 @@ def adapt(
 ) -> PyTree:
     r"""Give each chosen linear layer two factors beside its weights, `W ← W + (α/r) B A`.
 
-    `A`, of shape `(r, in)`, starts uniform in `±1/√in` (He's initialisation of leaky units, of slope √5, as the reference
-    implementation has it) and `B`, of shape `(out, r)`, starts at zero, so that the network is what it was until it is trained. They are of
-    float32 at least: in half precision, small steps would be rounded away.
+    `A`, of shape `(r, in)`, starts uniform in `±1/√in` (He's initialisation of leaky units, of slope √5, as the
+    reference implementation has it) and `B`, of shape `(out, r)`, starts at zero, so that the network is what it was
+    until it is trained. They are of float32 at least: in half precision, small steps would be rounded away.
 
     Train `trainable(adapted)` and leave the rest; `merge(adapted)` is then a network that costs what it did.
 
@@ -109,17 +112,18 @@ def adapt(
     - `net`: any Equinox module.
     - `rank`: `r`, from 1 to the lesser side of each chosen layer.
     - `alpha`: `α`, positive. The factors' product counts `α/r`, so that a learning rate serves several ranks.
-    - `where`: names. Every `equinox.nn.Linear` that is an attribute of such a name is chosen (or an entry of a dictionary,
-      or stands in a list that is). A stack of layers, made by `equinox.filter_vmap`, gets a stack of factors.
-    - `dropout`: the share of the adapter's inputs that is dropped in training, in [0, 1). It needs a key at each call of a
-      layer, `layer(x, key=key)`, from the network that is given one. A layer that is called without one raises, unless
-      `equinox.nn.inference_mode(adapted)` has ended the dropout: it is never left out unseen.
+    - `where`: names. Every `equinox.nn.Linear` that is an attribute of such a name is chosen (or an entry of a
+      dictionary, or stands in a list that is). A stack of layers, made by `equinox.filter_vmap`, gets a stack of
+      factors.
+    - `dropout`: the share of the adapter's inputs that is dropped in training, in [0, 1). It needs a key at each call
+      of a layer, `layer(x, key=key)`, from the network that is given one. A layer that is called without one raises,
+      unless `equinox.nn.inference_mode(adapted)` has ended the dropout: it is never left out unseen.
     - `key`: for `A`.
 
     **Returns:** the network with an `AdaptedLinear` in each chosen place.
 
-    **Raises:** `ValueError` for a rank, `alpha` or dropout out of range, a name that no linear layer has, a network that is
-    adapted already or modulated, and an array that has two places; `TypeError` for weights of other than real
+    **Raises:** `ValueError` for a rank, `alpha` or dropout out of range, a name that no linear layer has, a network
+    that is adapted already or modulated, and an array that has two places; `TypeError` for weights of other than real
     floating-point numbers, or a rank that is no integer.
 
     **Example:**
@@ -154,8 +158,8 @@ def adapt(
         place = jax.tree_util.keystr(path)
         if not isinstance(node.weight, (jax.Array, np.ndarray)):
             raise ValueError(
-                f"the weights of {place} are no plain array, but {type(node.weight).__name__}; adapt a network before it"
-                " is modulated, or the plain network net.at(s)"
+                f"the weights of {place} are no plain array, but {type(node.weight).__name__}; adapt a network before"
+                " it is modulated, or the plain network net.at(s)"
             )
         check_floating(f"the weights of {place}", node.weight)
         if rank > min(node.weight.shape[-2:]):
@@ -165,8 +169,8 @@ def adapt(
             )
         if places[id(node.weight)] > 1:
             raise ValueError(
-                f"the weights of {place} have two places in the network: each would get factors of its own; tie them with"
-                " equinox.nn.Shared, or give one place a copy (jnp.copy)"
+                f"the weights of {place} have two places in the network: each would get factors of its own; tie them"
+                " with equinox.nn.Shared, or give one place a copy (jnp.copy)"
             )
     keys = dict(zip([path for path, _ in chosen], jax.random.split(key, len(chosen)), strict=True))
 
@@ -189,8 +193,8 @@ def trainable(adapted: PyTree, full: str | Sequence[str] = ("classifier",)) -> P
 
     **Returns:** a tree of booleans of the structure of `adapted`.
 
-    **Raises:** `ValueError` for a network that is not adapted, a name that no part with floating-point arrays has, and an
-    array of such a part that has two places.
+    **Raises:** `ValueError` for a network that is not adapted, a name that no part with floating-point arrays has, and
+    an array of such a part that has two places.
 
     **Example:** `moving, fixed = eqx.partition(adapted, wm.rivals.lora.trainable(adapted))`
     """
