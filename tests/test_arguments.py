@@ -37,6 +37,10 @@ modulated = wm.modulate(NET, wm.Ellipse(), key=KEY)
 ENSEMBLE = eqx.filter_vmap(lambda key: wm.modulate(NET, wm.Ellipse(), key=key))(jax.random.split(KEY, 3))
 
 
+def adapted(net=NET, rank=2, **changed):
+    return wm.rivals.lora.adapt(net, rank, **(dict(alpha=4, where="layers", key=KEY) | changed))
+
+
 def solved(**changed):
     rest = dict(points=jnp.ones((2, 3)), gradient=jnp.ones((2, 3)), contexts=jnp.linspace(0, 1, 5)) | changed
     return wm.solve_metric(lambda s, p: p[0] * (1 - s) + p[1] * s, **rest)
@@ -329,6 +333,24 @@ TABLE = [
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(jnp.arange(3), jnp.ones((2, 3))), T, "astype"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(ARRAY, jnp.ones((2, 3), jnp.complex64)), T, "two real arrays"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(COMPLEX["w"], jnp.ones((2, 3))), T, "two real arrays"),
+    # low-rank adaptation
+    ("rivals.lora.adapt", lambda: adapted(rank=0), V, "rank must be at least 1"),
+    ("rivals.lora.adapt", lambda: adapted(rank=5), V, "train a layer in full instead"),
+    ("rivals.lora.adapt", lambda: adapted(rank=1.5), T, COUNT),
+    ("rivals.lora.adapt", lambda: adapted(alpha=0.0), V, "alpha must be finite and above 0"),
+    ("rivals.lora.adapt", lambda: adapted(alpha=jnp.nan), V, "alpha must be finite and above 0"),
+    ("rivals.lora.adapt", lambda: adapted(dropout=1.0), V, r"dropout must be in \[0, 1\)"),
+    ("rivals.lora.adapt", lambda: adapted(where=("query",)), V, "choose among 'layers'"),
+    ("rivals.lora.adapt", lambda: adapted(where=()), V, r"such as \(\"query\", \"value\"\)"),
+    ("rivals.lora.adapt", lambda: adapted(adapted()), V, "merge it first"),
+    ("rivals.lora.adapt", lambda: adapted(modulated), V, "before it is modulated"),
+    ("rivals.lora.adapt", lambda: adapted({"a": NET.layers[0], "b": NET.layers[0]}, where="a"), V, r"nn\.Shared"),
+    ("rivals.lora.adapt", lambda: adapted(jax.tree.map(lambda x: x.astype(jnp.complex64), PART)), T, "two real arrays"),
+    ("rivals.lora.AdaptedLinear", lambda: adapted(dropout=0.5)(X[0]), V, r"inference_mode\(adapted\)"),
+    ("rivals.lora.trainable", lambda: wm.rivals.lora.trainable(NET), V, r"make some by wm\.rivals\.lora\.adapt"),
+    ("rivals.lora.trainable", lambda: wm.rivals.lora.trainable(adapted()), V, r"give full=\(\) for the factors alone"),
+    ("rivals.lora.merge", lambda: wm.rivals.lora.merge(NET), V, "use it as it is"),
+    ("rivals.lora.merge", lambda: wm.rivals.lora.merge(wm.modulate(adapted(), wm.Line(), key=KEY)), V, r"merge net\.at\(s\)"),
     # networks
     ("models.CNN", lambda: wm.models.CNN(units=2.5, key=KEY), T, COUNT + "|units"),
     ("models.ResNet", lambda: wm.models.ResNet(width=2.5, key=KEY), T, COUNT + "|width"),
@@ -360,6 +382,15 @@ TABLE = [
     ("load_dataset", lambda: wm.load_dataset("mnist5k", "validation"), V, "train"),
     ("load_splits", lambda: wm.load_splits("mnist5k", 10, 5, 5, pool=5), V, "pool must divide"),
     ("load_splits", lambda: wm.load_splits("mnist6k", 10, 5, 5), V, "choose one of"),
+    ("load_texts", lambda: wm.load_texts("sst3", "train", None, 9), V, "choose one of texts"),
+    ("load_texts", lambda: wm.load_texts("mnist5k", "train", None, 9), V, r"wm\.load_dataset loads this one"),
+    ("load_texts", lambda: wm.load_texts("sst2", "train", None, 0), V, "length, which counts the tokens"),
+    ("load_texts", lambda: wm.load_texts("sst2", "train", None, True), V, r"use int\(\.\.\.\)"),
+    ("load_texts", lambda: wm.load_texts("sst2", "train", None, 9, 0), V, "None for all rows"),
+    ("load_texts", lambda tmp: wm.load_texts("sst2", "train", tmp, 9), (V, ImportError), r"holds tokenizer\.json|wmlib\[texts\]"),
+    ("load_words", lambda: wm.load_words("sst2", "train", None, 9), V, r"wm\.load_texts loads this one"),
+    ("load_words", lambda: wm.load_words("wikitext-2-raw-v1", "test", None, 9, 0), V, "None for all blocks"),
+    ("load_words", lambda: wm.load_words("wikitext-2-raw-v1", "test", None, 9), (V, ImportError), r"fast tokenizer of|wmlib\[texts\]"),
     ("preset", lambda: wm.preset(fast=dict(seeds=1)), V, "presets are named"),
     ("preset", lambda: wm.preset(), V, "presets are named"),
     ("preset", lambda: wm.preset(quick=dict(seeds=0)), V, "whole number of at least 1"),
@@ -380,7 +411,7 @@ TABLE = [
 ]  # fmt: skip
 
 RESULTS = {  # made by the library, never by a caller
-    "Dataset", "Splits", "Preset", "InferredContext", "MetricSolution", "BasisPoints", "ManifoldArray", "Direction",
+    "Dataset", "Splits", "Texts", "Words", "Preset", "InferredContext", "MetricSolution", "BasisPoints", "ManifoldArray", "Direction",
     "Geodesic", "InvariantDimension", "Krylov", "Path", "SpectralDensity", "Spectrum",
 }  # fmt: skip
 UNCHECKED = {
@@ -403,8 +434,8 @@ def test_the_table_is_long_enough():
 
 def test_every_public_callable_is_in_the_table():
     own = {name: getattr(wm, name) for name in dir(wm) if not name.startswith("_")}
-    for name in ("objectives", "distances", "models", "rivals", "transforms"):
-        module = getattr(wm, name)
+    for name in ("objectives", "distances", "models", "rivals", "rivals.lora", "transforms"):
+        module = operator.attrgetter(name)(wm)
         here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "").startswith(module.__name__)}
         own |= {f"{name}.{k}": v for k, v in here.items() if not k.startswith("_")}
     own = {name for name, thing in own.items() if inspect.isclass(thing) or inspect.isroutine(thing)}

@@ -85,14 +85,14 @@ def refused(use):
     else:
         raise SystemExit(f"{{use}} was not refused")
 
-lab = {{"data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}}
+lab = {{"data", "engines", "figures", "pages", "records", "runs", "texts", "verdicts", "verify"}}
 for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
     if module.name.split(".")[-1] in lab:
         refused(lambda: importlib.import_module(module.name))
         refused(lambda: importlib.import_module(module.name))  # and again
     elif not module.name.startswith("wmlib.lab._"):
         importlib.import_module(module.name)
-for name in ("sweep", "load_dataset", "load_splits", "Dataset", "Splits"):
+for name in ("sweep", "load_dataset", "load_splits", "load_texts", "load_words", "Dataset", "Splits", "Texts", "Words"):
     refused(lambda: getattr(wm, name))
 for name in lab:
     refused(lambda: getattr(wm.lab, name))

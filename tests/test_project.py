@@ -145,7 +145,10 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("wmlib/*.py", _CORE),
         *((f"wmlib/{folder}/**/*.py", _CORE) for folder in ("manifolds", "paths", "models", "rivals")),
         # IPython is looked for and done without.
-        ("wmlib/lab/**/*.py", [*_LAB, *(r.name for r in EXTRAS["engines"]), "ipython", "matplotlib-inline"]),
+        (
+            "wmlib/lab/**/*.py",
+            [*_LAB, *(r.name for e in ("engines", "texts") for r in EXTRAS[e]), "ipython", "matplotlib-inline"],
+        ),
         ("notebooks/**/*.py", [*_LAB, *(r.name for r in EXTRAS["book"])]),
         (".ci/try_wheel.py", _CORE),
         (".ci/check_*.py", [r.name for r in EXTRAS["book"]]),
@@ -193,7 +196,7 @@ def test_what_the_lab_asks_for_is_its_extra():
     distributions = packages_distributions()
     asked = {canonicalize_name(distributions[module][0]) for module in _extra.PACKAGES}
     assert asked == {canonicalize_name(r.name) for r in EXTRAS["lab"]}
-    for extra in ("engines", "book", "test"):
+    for extra in ("engines", "texts", "book", "test"):
         assert "wmlib[lab]" in PROJECT["optional-dependencies"][extra]
 
 

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from .lab.presets import Preset as Preset
     from .lab.presets import preset as preset
     from .lab.runs import sweep as sweep
+    from .lab.texts import Texts as Texts
+    from .lab.texts import Words as Words
+    from .lab.texts import load_texts as load_texts
+    from .lab.texts import load_words as load_words
     from .paths import Geodesic as Geodesic
     from .paths import acceleration as acceleration
     from .paths import geodesic as geodesic
@@ -68,6 +72,10 @@ __getattr__, __dir__ = _on_first_use(
         "Preset": "lab.presets",
         "preset": "lab.presets",
         "sweep": "lab.runs",
+        "Texts": "lab.texts",
+        "Words": "lab.texts",
+        "load_texts": "lab.texts",
+        "load_words": "lab.texts",
         "Geodesic": "paths",
         "acceleration": "paths",
         "geodesic": "paths",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import presets as presets
     from . import records as records
     from . import runs as runs
+    from . import texts as texts
     from . import transforms as transforms
     from . import verdicts as verdicts
     from . import verify as verify
@@ -34,6 +35,7 @@ __getattr__, __dir__ = on_first_use(
             "presets",
             "records",
             "runs",
+            "texts",
             "transforms",
             "verdicts",
             "verify",
