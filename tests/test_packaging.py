@@ -85,7 +85,7 @@ def refused(use):
     else:
         raise SystemExit(f"{{use}} was not refused")
 
-lab = {{"data", "engines", "figures", "pages", "records", "runs", "texts", "verdicts", "verify"}}
+lab = {{"cache", "data", "engines", "figures", "pages", "records", "runs", "texts", "verdicts", "verify"}}
 for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
     if module.name.split(".")[-1] in lab:
         refused(lambda: importlib.import_module(module.name))

@@ -517,6 +517,7 @@ def undisturbed():
         return path.read_bytes(), without_time(path)
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**20), st.sampled_from([b"", b"\x00\x00\x00"]))
 def test_a_record_cut_at_any_byte_is_made_whole(at, tail):

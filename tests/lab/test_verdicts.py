@@ -292,6 +292,7 @@ def test_what_has_no_spread_takes_no_part_in_holms_levels():
 _DIFFERENCES = st.lists(st.integers(-1000, 1000).map(lambda x: x / 1000), min_size=3, max_size=6)
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None)
 @given(_DIFFERENCES, st.floats(0.1, 50))
 def test_the_five_expectations_agree_with_each_other(differences, margin):

@@ -180,7 +180,7 @@ def test_minilm_has_the_states_of_transformers(tmp_path):
     model = transformers.BertModel.from_pretrained(folder).eval()
     with torch.no_grad():
         wanted = model(torch.tensor(tokens), attention_mask=torch.tensor(mask))
-    hidden = eqx.filter_jit(jax.vmap(net.hidden))(tokens, mask)
+    hidden = eqx.filter_jit(lambda *x: jax.vmap(net.hidden)(*x))(tokens, mask)
     np.testing.assert_allclose(hidden, wanted.last_hidden_state.numpy(), atol=1e-5)
     pooled = jnp.tanh(jax.vmap(net.head.pooler)(hidden[:, 0]))
     np.testing.assert_allclose(pooled, wanted.pooler_output.numpy(), atol=1e-5)
@@ -274,11 +274,9 @@ class TestSettings:
         ],
         ids=str,
     )
-    def test_that_the_encoder_does_not_have_are_refused_before_anything_is_read(
-        self, config, message, classifier, tmp_path
-    ):
+    def test_that_the_encoder_does_not_have_are_refused_by_name(self, config, message, classifier, tmp_path):
         rewrite(tmp_path, **config)
-        if "architectures" not in config:
+        if not config.keys() & {"architectures", "num_attention_heads"}:
             (tmp_path / "model.safetensors").unlink()
         with pytest.raises(ValueError, match=message):
             load_pretrained(tmp_path)
@@ -304,7 +302,7 @@ class TestNames:
 
     def test_that_are_one_are_refused(self, classifier, tmp_path):
         rewrite(tmp_path, lambda w: w | {WORDS.removeprefix("bert."): w[WORDS]})
-        with pytest.raises(ValueError, match="one weight twice, as .*word_embeddings.weight"):
+        with pytest.raises(ValueError, match=r"one weight twice, as .*word_embeddings.weight"):
             load_pretrained(tmp_path)
 
     @pytest.mark.parametrize(
@@ -367,7 +365,7 @@ class TestTiedWords:
 
     def test_that_differ_are_refused_or_kept_apart(self, words, tmp_path):
         rewrite(tmp_path, lambda w: w | {DECODER: 2 * w[WORDS]})
-        with pytest.raises(ValueError, match='config.json says that they are tied; say "tie_word_embeddings": false'):
+        with pytest.raises(ValueError, match=r'config\.json says that they are tied; say "tie_word_embeddings": false'):
             load_pretrained(tmp_path)
         rewrite(tmp_path, tie_word_embeddings=False)
         net = load_pretrained(tmp_path)
@@ -403,7 +401,7 @@ class TestFiles:
         equal(load_pretrained(tmp_path), words)
 
         index.write_text(json.dumps({"weight_map": files | {"bert.more": "model-00001-of-00002.safetensors"}}))
-        with pytest.raises(ValueError, match="does not hold bert.more"):
+        with pytest.raises(ValueError, match=r"does not hold bert\.more"):
             load_pretrained(tmp_path)
         index.write_text(json.dumps({"weight_map": files | {"more": "../model.safetensors"}}))
         with pytest.raises(ValueError, match="not a file beside it"):

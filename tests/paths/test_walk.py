@@ -243,7 +243,7 @@ def test_a_memory_may_say_at_which_places_its_outputs_are_taken():
     path = walk(None, wm.ExactDirections(1.0, 0.01, 10), 3, weights=net, f=f, memory={"x": x, "places": places})
     y, y0 = (jax.vmap(lambda x, w=w: w(x).reshape(5, 2))(x) for w in (path.weights[-1], net))
     taken = np.stack([np.asarray(wm.distances.kl(y[i][places[i]], y0[i][places[i]])) for i in range(len(x))])
-    assert path.drift[-1] == pytest.approx(taken.mean(), rel=1e-4)
+    assert path.drift[-1] == pytest.approx(taken.mean(), rel=0.02)  # two sums that nearly cancel
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,7 @@ class TestFactors:
 
 
 class TestScales:
+    @pytest.mark.thorough
     @settings(max_examples=25, deadline=None)
     @given(
         memories=st.integers(1, 4), seed=st.integers(0, 1000), power=st.integers(-24, 24), others=st.integers(-24, 24),

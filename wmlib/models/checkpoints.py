@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray, PyTree
 
 from .transformer import (
     HEADS,
@@ -152,12 +152,12 @@ def load_pretrained(
     return _fill(net, weights, dtype, new_head=head is not None)
 
 
-def save_pretrained(net: Transformer, folder: str | PathLike[str]) -> None:
+def save_pretrained(net: PyTree, folder: str | PathLike[str]) -> None:
     """Write `config.json` and `model.safetensors`, which the library `transformers` loads with the same logits.
 
     **Arguments:**
 
-    - `net`: a BERT, ViT or DeiT with a head of theirs.
+    - `net`: a `Transformer`: a BERT, ViT or DeiT with a head of theirs.
     - `folder`: where the two files go; it is made if it is not there.
 
     **Raises:** `ValueError`, by name, for what `transformers` has no class for: the mean of the tokens as head, a stem of
@@ -172,21 +172,25 @@ def save_pretrained(net: Transformer, folder: str | PathLike[str]) -> None:
             f"save_pretrained takes a Transformer, got {type(net).__name__}; merge an adapted network, and take a"
             " modulated one at a context, net.at(s)"
         )
+    other = ValueError(
+        "the network has layers, shapes or rates of dropout that transformers has no class for; merge an adapted network,"
+        " and take one of an ensemble"
+    )
+    for block in net.blocks:
+        parts = (*(getattr(block.attention, name) for name in ("query", "key", "value", "output")),)
+        if any(type(layer) is not eqx.nn.Linear for layer in (*parts, block.feed_forward.up, block.feed_forward.down)):
+            raise other
     config = _config(net)
-    arrays = _arrays(net)
     settings = _settings(config)
     own, tied = CLASSES[config["architectures"][0]], config.get("tie_word_embeddings", True)
     classes = len(config["id2label"]) if "id2label" in config else 2
     plain = eqx.filter_eval_shape(
         lambda: Transformer(**settings, head=own, classes=classes, tied=tied, key=jax.random.key(0))
     )
-    if jax.tree.structure(plain) != jax.tree.structure(net) or [x.shape for x in jax.tree.leaves(plain)] != [
-        x.shape for x in jax.tree.leaves(net)
-    ]:
-        raise ValueError(
-            "the network has layers, shapes or rates of dropout that transformers has no class for; merge an adapted"
-            " network, and take one of an ensemble"
-        )
+    shapes = [(jax.tree.structure(tree), [x.shape for x in jax.tree.leaves(tree)]) for tree in (plain, net)]
+    if shapes[0] != shapes[1]:
+        raise other
+    arrays = _arrays(net)
     numpy = _package("safetensors.numpy")
     if not tied:
         arrays[_DECODER_BIAS] = arrays[_BIAS]  # of two biases, `transformers` reads this one
@@ -262,10 +266,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"config.json does not say {', '.join(missing)}; add what the checkpoint was trained with")
     settings = {ours: config[name] for name, ours in _SETTINGS.items()}
     settings |= {name: float(settings[name]) for name in ("epsilon", "dropout", "attention_dropout")}
-    if (
-        config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]) * settings["heads"]
-        != settings["width"]
-    ):
+    head_dim = config.get("head_dim")
+    if head_dim is not None and head_dim * settings["heads"] != settings["width"]:
         raise ValueError("head_dim in config.json is not hidden_size / num_attention_heads, which the encoder needs")
     if model == "bert":
         rate = config.get("classifier_dropout")
@@ -282,7 +284,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _read_weights(folder: Path) -> dict[str, Array]:
+def _read_weights(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of a folder by their names, also those that its files only name as another's alias."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
@@ -324,7 +326,7 @@ def _listed(names: Any) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _renamed(weights: dict[str, Array]) -> dict[str, Array]:
+def _renamed(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The weights under the names of today's files, without the prefix of the encoder."""
     renamed, before = {}, {}
     for name, array in weights.items():
@@ -337,7 +339,7 @@ def _renamed(weights: dict[str, Array]) -> dict[str, Array]:
     return renamed
 
 
-def _own_head(config: Mapping[str, Any], weights: Mapping[str, Array], kind: str) -> str:
+def _own_head(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], kind: str) -> str:
     choices = f"give head= one of {', '.join(HEADS[kind])}, and a key"
     named = (config.get("architectures") or [None])[0]
     if named is not None and named not in CLASSES:
@@ -355,7 +357,7 @@ def _own_head(config: Mapping[str, Any], weights: Mapping[str, Array], kind: str
     return own
 
 
-def _count_classes(config: Mapping[str, Any], weights: Mapping[str, Array]) -> int | None:
+def _count_classes(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> int | None:
     """What the config says, or else how many rows the classifier has."""
     if config.get("id2label") or config.get("num_labels"):
         return len(config.get("id2label") or ()) or config["num_labels"]
@@ -363,7 +365,7 @@ def _count_classes(config: Mapping[str, Any], weights: Mapping[str, Array]) -> i
     return rows[0][0] if rows and rows[0] else None
 
 
-def _tie(weights: dict[str, Array], tied: bool) -> dict[str, Array]:
+def _tie(weights: dict[str, np.ndarray], tied: bool) -> dict[str, np.ndarray]:
     """The weights with those of a masked-word head once each: a tied one under whichever name it is stored."""
     weights = dict(weights)
     first, second = weights.get(_BIAS), weights.get(_DECODER_BIAS)
@@ -381,17 +383,17 @@ def _tie(weights: dict[str, Array], tied: bool) -> dict[str, Array]:
     return weights
 
 
-def _common_dtype(weights: Mapping[str, Array]) -> Any:
-    dtypes = {array.dtype for name, array in weights.items() if not _IGNORED.match(name)}
+def _common_dtype(weights: Mapping[str, np.ndarray]) -> Any:
+    one_each = {array.dtype: array.reshape(-1)[:1] for name, array in weights.items() if not _IGNORED.match(name)}
     if strange := [name for name, array in weights.items() if not (_IGNORED.match(name) or _is_floating(array))]:
         raise ValueError(
             f"weights that are no floating-point numbers: {_listed(strange)}; give a checkpoint that is not quantised"
         )
     with jax.numpy_dtype_promotion("standard"):
-        return jax.dtypes.canonicalize_dtype(jnp.result_type(*dtypes)) if dtypes else jnp.dtype(jnp.float32)
+        return jnp.result_type(*one_each.values()) if one_each else jnp.dtype(jnp.float32)
 
 
-def _is_floating(array: Array) -> bool:
+def _is_floating(array: np.ndarray) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 2
 
 
@@ -443,7 +445,7 @@ def _head_layers(head: Any) -> dict[str, Any]:
     return {"classifier": head.classifier}
 
 
-def _fill(net: Transformer, weights: Mapping[str, Array], dtype: Any, new_head: bool) -> Transformer:
+def _fill(net: Transformer, weights: Mapping[str, np.ndarray], dtype: Any, new_head: bool) -> Transformer:
     """The network with the weights in place of its arrays; of a new head, only a pooler that the checkpoint has.
 
     **Raises:** `ValueError` that names the weights that are missing, surplus or misshapen.
@@ -468,7 +470,7 @@ def _fill(net: Transformer, weights: Mapping[str, Array], dtype: Any, new_head: 
             f"the weights are not those that config.json describes ({said}); give the checkpoint's own config.json, or a new"
             " head by head= and key="
         )
-    leaves = [jnp.asarray(weights[name]).astype(dtype).reshape(leaf.shape) for name, leaf in wanted.items()]
+    leaves = [jnp.asarray(weights[name].astype(dtype).reshape(leaf.shape)) for name, leaf in wanted.items()]
     places = list(wanted)
     return eqx.tree_at(lambda net: [_arrays(net)[name] for name in places], net, leaves)
 

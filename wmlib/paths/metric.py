@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._calls import on_one_input
 from .._counts import check_count
+from .._sharding import divided
 from .._sharding import gathered as gathered
 from .distances import OutputDistance, squared_error
 from .precision import check_floating
@@ -308,11 +309,16 @@ def _outputs(f, weights, inputs):
     return outputs, dynamic
 
 
+def _hessians(distance, y, moved):
+    """`H_i` times the movement of each output, divided among devices as the outputs are, as their cotangents must be."""
+    return divided(jax.vmap(distance.hessian)(y, moved), jax.typeof(y).sharding)
+
+
 def _push_and_pull(f, distance, weights, inputs):
     outputs, dynamic = _outputs(f, weights, inputs)
     y, push = jax.linearize(outputs, dynamic)
     pull = jax.linear_transpose(push, dynamic)
-    return lambda vector: pull(jax.vmap(distance.hessian)(y, push(vector)))[0]
+    return lambda vector: pull(_hessians(distance, y, push(vector)))[0]
 
 
 @eqx.filter_jit
@@ -327,7 +333,7 @@ def _product_kept(distance, kept, vector, size):
     """As `_product`, divided by `size`."""
     y, push = kept
     # Divided while it is a few outputs: the weights are another pass over memory.
-    return jax.linear_transpose(push, vector)(jax.vmap(distance.hessian)(y, push(vector)) / size)[0]
+    return jax.linear_transpose(push, vector)(_hessians(distance, y, push(vector)) / size)[0]
 
 
 @eqx.filter_jit
