@@ -105,6 +105,24 @@ def agree(ours, model, arguments, batch):
     return outputs
 
 
+def same_gradients(ours, model, arguments, batch, folder):
+    """Gradients of one number made of all logits, those of ours under the names of a file."""
+    import safetensors.numpy
+    import torch
+
+    logits = model(**{name: torch.tensor(x) for name, x in batch.items()}).logits
+    weights = np.random.default_rng(1).normal(size=logits.shape).astype(np.float32)
+    model.zero_grad()
+    (logits * torch.tensor(weights)).sum().backward()
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda net: jnp.sum(jax.vmap(net)(*arguments) * weights)))(ours)
+    save_pretrained(eqx.combine(gradient, ours), folder)
+    found = safetensors.numpy.load_file(folder / "model.safetensors")
+    wanted = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(wanted) > 20
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5 * max(1, abs(array).max()), err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -121,12 +139,12 @@ def test_texts_have_the_logits_and_states_of_transformers(name, options, theirs,
     named = dict(zip(("input_ids", "attention_mask", "token_type_ids"), batch, strict=True))
     net = load_pretrained(folder)
     agree(net, model, batch, named)
+    if name != "BertForPreTraining":
+        same_gradients(net, model, batch, named, tmp_path / "gradients")
     save_pretrained(net, tmp_path / "ours")
     kind = type(model)
     if name == "BertForPreTraining":  # without its head for the next sentence, which Transformer has not
-        import transformers
-
-        kind = transformers.BertForMaskedLM
+        kind = pytest.importorskip("transformers").BertForMaskedLM
     back, report = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     agree(net, back.eval(), batch, named)
