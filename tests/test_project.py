@@ -25,7 +25,9 @@ EXTRAS = {
     extra: [Requirement(line) for line in lines if not line.startswith("wmlib[")]
     for extra, lines in PROJECT["optional-dependencies"].items()
 }
-DECLARED = RUNTIME + [requirement for group in EXTRAS.values() for requirement in group]
+DECLARED = RUNTIME + [
+    requirement for extra, group in EXTRAS.items() if extra not in ("minilm", "peers") for requirement in group
+]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
@@ -155,7 +157,7 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         (".ci/check_*.py", [r.name for r in EXTRAS["book"]]),
         # nbformat comes with nbclient, where it is asked for; torch is done without.
         *((f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"]) for folder in ("manifolds", "paths", "lab")),
-        # Peers, which the tests are skipped without; peft is in no extra, for the lock would have to hold it.
+        # Peers, which the tests are skipped without.
         ("tests/models/**/*.py", [*_TEST, "torch", "transformers", *(r.name for r in EXTRAS["pretrained"])]),
         ("tests/rivals/**/*.py", [*_TEST, "torch", "peft", "transformers"]),
         ("tests/test_packaging.py", _TEST),

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import numpy as safetensors
-from safetensors import safe_open
 
 import wmlib as wm
 from wmlib.models import Transformer, checkpoints, load_pretrained, save_pretrained
+
+safetensors = pytest.importorskip("safetensors.numpy")
+safe_open = pytest.importorskip("safetensors").safe_open
 
 KEY = jax.random.key(0)
 TEXT = dict(vocabulary=11, positions=9, types=3, width=8, depth=2, heads=2, units=12, classes=3, epsilon=1e-3)
