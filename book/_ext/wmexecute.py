@@ -16,8 +16,9 @@ import math
 import multiprocessing
 import os
 import resource
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
+from traitlets.config import Config
 
 LIMIT = 300
 """Seconds of processor time that a chapter may take."""
@@ -59,6 +61,19 @@ def read(path: Path, nb_config: NbParserConfig, md_config: MdParserConfig | None
     return reader and reader.read(text)
 
 
+@contextlib.contextmanager
+def by_files() -> Iterator[Config]:
+    """How a kernel is reached: by sockets in a folder of its own.
+
+    By default it is reached by ports, and one found free for this kernel can be taken by another before this one binds it.
+    """
+    short = (
+        "/tmp" if os.path.isdir("/tmp") else None
+    )  # TMPDIR may be long, and the path of a socket has at most 107 bytes
+    with tempfile.TemporaryDirectory(prefix="wm-", dir=short) as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+
 def execute(path: str, notebook: NotebookNode, limit: int = LIMIT) -> Executed:
     """Run all cells in a kernel of its own, in the folder of `path`, until `limit` seconds of processor time."""
     # A kernel is a child of this process and inherits its limit, with a clock that starts at zero.
@@ -66,7 +81,10 @@ def execute(path: str, notebook: NotebookNode, limit: int = LIMIT) -> Executed:
     _lower(resource.RLIMIT_CORE, 0)
     before = _processor_seconds()
     try:
-        done = single_nb_execution(notebook, cwd=str(Path(path).parent), timeout=HANGS, allow_errors=False)
+        with by_files() as reached:
+            done = single_nb_execution(
+                notebook, cwd=str(Path(path).parent), timeout=HANGS, allow_errors=False, config=reached
+            )
         seconds, failure = done.time, done.exc_string and f"{_last_cell(notebook)}:\n{done.err}"
     except DeadKernelError:
         seconds, failure = 0.0, f"{_last_cell(notebook)}: the kernel died"

@@ -1004,7 +1004,7 @@ table = [
 display(Markdown(pd.DataFrame(table).to_markdown(index=False)))
 
 # %% [markdown]
-# A product is worth 1.5 gradients for a fully connected network, whose time is the weights' traffic through memory, and 1.8
+# A product is worth 1.5 to 1.6 gradients for a fully connected network, whose time is the weights' traffic through memory, and 1.8
 # for a convolutional one, which pays for its tangent pass. That it is at most two {claim}`10 holds`. Twenty eigenpairs of a
 # million weights on a thousand images take 62 to 69 products in the mean, including those that look for pairs that were missed
 # (one start sees one vector of an eigenspace). Whether 60 would do, three for each pair, is {claim}`11 undecided`. The basis
@@ -1021,7 +1021,8 @@ if scale.name == "cpu":
     needed = costs.groupby(["network", "epochs"]).products.mean()
     assert (round(needed.min()), round(needed.max())) == (62, 69)
     by_network = costs.groupby("network").ratio_wall.mean()
-    assert by_network.round(1).to_dict() == {"CNN": 1.8, "LeNet-300-100": 1.5}
+    assert 1.5 < by_network["LeNet-300-100"] < 1.6
+    assert round(by_network["CNN"], 1) == 1.8
 
 # %% [markdown]
 # ## Verdict

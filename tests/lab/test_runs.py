@@ -878,6 +878,7 @@ def test_a_script_a_module_and_a_notebook_have_the_same_fingerprint(tmp_path):
     """The latter two without the type checking that is installed in this process."""
     import nbclient
     import nbformat
+    from traitlets.config import Config
 
     code = textwrap.dedent(CODE)
     (script := tmp_path / "script.py").write_text(
@@ -893,7 +894,9 @@ def test_a_script_a_module_and_a_notebook_have_the_same_fingerprint(tmp_path):
         for cell in [*code.split("\n\n\n"), "from wmlib.lab.fingerprints import fingerprint; print(fingerprint(run))"]
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
-    ).execute()
+    place = {"metadata": {"path": tmp_path}}
+    # Reached by files with short paths: a free port can be taken by another test before the kernel binds it.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        reached = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place, config=reached).execute()
     assert notebook.cells[-1].outputs[0].text.strip() == as_module

@@ -305,7 +305,8 @@ class TestCache:
 
     def test_lies_in_the_home_folder(self, mirror, tmp_path, monkeypatch):
         monkeypatch.delenv("WMLIB_CACHE")
-        monkeypatch.setattr(pathlib.Path, "home", lambda: tmp_path / "home")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
         self.use()
         assert len([*(tmp_path / "home" / ".cache" / "wmlib").iterdir()]) == 1
 

