@@ -1138,9 +1138,10 @@ def traced(depth, batch, memories, length):
         return value + apart.mean()
 
     shape = jax.ShapeDtypeStruct
-    texts_of = lambda n: dict.fromkeys(
-        ("tokens", "mask"), shape((n, length), jnp.int32)
-    )  # noqa: E731
+
+    def texts_of(count):
+        return dict.fromkeys(("tokens", "mask"), shape((count, length), jnp.int32))
+
     held = max(memories, 1)
     data = texts_of(batch), shape((batch,), jnp.int32), texts_of(held)
     data = (*data, shape((held, CLASSES), jnp.float32))
