@@ -482,7 +482,7 @@ def evaluate(config, key):
     old, new = (matrices_of(n) for n in (watch.start, net))
     moved = {k: float(jnp.linalg.norm(new[k] - old[k])) for k in old}
     names = [k for k in seen[0] if k != "wall_s"]
-    curves = {k: [round(s[k], 5) for s in seen] for k in names}
+    curves = {f"{k}_along": [round(s[k], 5) for s in seen] for k in names}
     curves |= {"step": path.steps, "layers": [round(v, 5) for v in moved.values()]}
     if seed == 0 and not config["method"].startswith("LoRA"):
         curves["plane"] = folded(path.movements())
