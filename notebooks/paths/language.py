@@ -56,11 +56,11 @@ plt.show()
 #   as it says the same. Replay keeps the same reviews with their stars instead.
 #
 # The first and the third are not rivals. LoRA decides *which way* the weights may go, and a memory *what is to be kept*. The paper
-# compares LoRA without a memory with FIP, which has one.
+# compares LoRA without a memory with FIP, which has one ({ref}`erratum 18 <erratum-18>`).
 #
 # What the paper reports: trained on Yelp and then on IMDb, BERT of 110 million weights keeps 70 % on Yelp by FIP, while fine-tuning falls from 69.9
 # to 17 % within thirty steps (its Fig. 3b); by LoRA it falls to between 61.1 and 23.9 %, the lower the higher the rank (Extended Data Table 1, which is
-# captioned as another experiment, see the {doc}`errata </book/errata>`). And FIP moves the weights farther than LoRA does (3e).
+# captioned as another experiment, {ref}`erratum 17 <erratum-17>`). And FIP moves the weights farther than LoRA does (3e).
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 20 lines", "code_prompt_hide": "Hide the imports"}
 import dataclasses
