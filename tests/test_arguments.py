@@ -59,6 +59,11 @@ def walk(**changed):
     return wm.walk(**rest)
 
 
+def sequence(tasks=None, memories=None, **changed):
+    rest = dict(method=wm.PenalisedDescent(optax.sgd(0.1), 1.0, 2), steps=2, key=KEY) | changed
+    return wm.walk_sequence(call, NET, [task, task] if tasks is None else tasks, memories or [X, X], **rest)
+
+
 def curve(**changed):
     rest = dict(f=call, weights=NET, velocity=PART, inputs=X) | changed
     return wm.geodesic(**rest)
@@ -214,6 +219,17 @@ TABLE = [
     ("geodesic", lambda: curve(inputs=EMPTY), V, "at least one input"),
     ("geodesic", lambda: curve(weights=NOTHING), V, "no floating-point array"),
     # walks
+    ("walk_sequence", lambda: sequence([]), V, "give at least one"),
+    ("walk_sequence", lambda: sequence(memories=[X]), V, "as many memories"),
+    ("walk_sequence", lambda: sequence([task, X]), T, r"wm\.objectives|AbstractObjective"),
+    ("walk_sequence", lambda: sequence([task, lambda ends: X]), T, r"wm\.objectives"),
+    ("walk_sequence", lambda: sequence(method=wm.ExactDirections(1.0, 0.01)), T, r"wm\.walk one task at a time|PenalisedDescent"),
+    ("walk_sequence", lambda: sequence(memories=[X, EMPTY]), V, "at least one input"),
+    ("walk_sequence", lambda: sequence(memories=[X, X[:, :2]]), V, r"than memories\[0\]"),
+    ("walk_sequence", lambda: sequence(method=wm.PenalisedDescent(optax.sgd(0.1), 1.0, 13)), V, "lower it"),
+    ("walk_sequence", lambda: sequence(steps=[1]), V, "one for each"),
+    ("walk_sequence", lambda: sequence(steps=0), V, "at least 1"),
+    ("walk_sequence", lambda: sequence(steps=1.5), T, COUNT),
     ("walk", lambda: walk(steps=0), V, "at least 1"),
     ("walk", lambda: walk(steps=2.5), T, COUNT),
     ("walk", lambda: walk(method=optax.sgd), T, r"wm\.PenalisedDescent|AbstractMethod"),
