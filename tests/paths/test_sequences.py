@@ -198,3 +198,29 @@ def test_a_step_is_compiled_once_for_all_tasks_after_the_first():
 
     few, many = count(2), count(6)
     assert 0 < many <= few
+
+
+def test_another_method_is_given_all_earlier_memories_and_one_made_for_a_task_its_turn():
+    seen = []
+
+    class Looks(wm.paths.AbstractMethod):
+        optimiser: Any = eqx.field(static=True)
+
+        def start(self, problem, weights, key):
+            seen.append(np.asarray(problem.memory))
+            return wm.PenalisedDescent(self.optimiser, 0.0).start(problem, weights, key)
+
+        def step(self, problem, weights, state, draw):
+            return wm.PenalisedDescent(self.optimiser, 0.0).step(problem, weights, state, draw)
+
+    plain = wm.walk_sequence(operator.call, NET, TASKS, MEMORIES, method=Looks(SGD), steps=2, key=KEY).weights
+    for place, memory in enumerate(seen):
+        np.testing.assert_array_equal(memory, np.concatenate(MEMORIES[: max(1, place)]))
+
+    def made(ends):
+        return wm.PenalisedDescent(SGD, 1.0, 4) if len(ends) < 2 else Looks(SGD)
+
+    mixed = wm.walk_sequence(operator.call, NET, TASKS, MEMORIES, method=made, steps=2, key=KEY).weights
+    equal(mixed[0], plain[0])
+    equal(mixed[1], walked(steps=2).weights[1])
+    assert abs(mixed[2].layers[0].weight - walked(steps=2).weights[2].layers[0].weight).max() > 0

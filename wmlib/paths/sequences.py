@@ -21,9 +21,10 @@ from .distances import OutputDistance, squared_error
 from .metric import check_inputs, movable, remember
 from .objectives import AbstractObjective, shuffled
 from .precision import wide
-from .walk import PenalisedDescent, walk
+from .walk import AbstractMethod, PenalisedDescent, walk
 
-Maker = Callable[[tuple[PyTree, ...]], AbstractObjective]
+Ends = tuple[PyTree, ...]
+"""The weights that ended the earlier tasks."""
 
 
 @final
@@ -67,11 +68,11 @@ class Walks(eqx.Module):
 def walk_sequence(
     f: Callable[..., Any],
     weights: PyTree,
-    tasks: Sequence[AbstractObjective | Maker],
+    tasks: Sequence[AbstractObjective | Callable[[Ends], AbstractObjective]],
     memories: Sequence[PyTree],
     distance: OutputDistance | Callable[..., Any] = squared_error,
     *,
-    method: PenalisedDescent,
+    method: AbstractMethod | Callable[[Ends], AbstractMethod],
     steps: SupportsIndex | Sequence[SupportsIndex],
     key: PRNGKeyArray,
     renew: bool = False,
@@ -94,7 +95,9 @@ def walk_sequence(
     - `tasks`: an objective each; or a function of the weights that ended the earlier tasks, a tuple, to one, for an
       objective that needs them, such as an anchor.
     - `memories`: the inputs of each task that are to be remembered, trees of arrays of one structure, one for each task.
-    - `method`: descent; its penalty is λ, and its `memory_batch` is $|B|$ (default: all that is remembered).
+    - `method`: `PenalisedDescent`, whose penalty is λ and whose `memory_batch` is $|B|$ (default: all that is remembered);
+      the first task is learned by plain descent. Another method of `walk` is given the memories of all earlier tasks (the
+      first task: its own). Or a function of the weights that ended the earlier tasks to a method.
     - `steps`: for each task; one number for all.
     - `key`: for the draws. A task's depend on its place in the sequence and on nothing that came before.
     - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of $f(w_{j(i)}, x_i)$.
@@ -107,7 +110,7 @@ def walk_sequence(
     **Returns:** `Walks`.
 
     **Raises:** `ValueError` for no tasks, other than one memory for each, memories that are empty or not alike, or a
-    `memory_batch` beyond the first of them; `TypeError` for another method, or what is no objective; and as `walk`.
+    `memory_batch` beyond what is remembered; `TypeError` for what is no method or objective; and as `walk`.
 
     **Example:**
 
@@ -116,8 +119,59 @@ def walk_sequence(
 
     **Reference:** Raghavan et al. (2024), Algorithm 1, its outer loop.
     """
-    if not isinstance(method, PenalisedDescent):
-        raise TypeError(f"a sequence is walked by wm.PenalisedDescent, got {method!r}; give wm.walk one task at a time")
+    tasks, memories, many = _checked(tasks, memories, method, steps)
+    if not isinstance(distance, OutputDistance):
+        distance = OutputDistance(distance)
+    weights = movable(weights)
+    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
+
+    ends, observed, said = [], [], []
+    how = (method.penalty, method.memory_batch) if isinstance(method, PenalisedDescent) else method
+    digest = _digest(b"", weights, key, how, renew, distance, moving)
+    for place, (task, memory) in enumerate(zip(tasks, memories, strict=True)):
+        begun = ends[-1] if ends else weights
+        digest = _digest(digest, task, memory, many[place])
+        file = None if folder is None else File(folder) / f"task-{place}-{digest.hex()[:16]}.npz"
+        if file is None or (end := _read(file, begun)) is None:
+            objective, way = _made(task, method, tuple(ends), place)
+            passed = sum(map(_length, memories[:place]))
+            seen = jax.tree.map(lambda x, n=passed: x[:n], whole) if place else memory
+            if isinstance(way, PenalisedDescent):
+                _check_batch(way, seen)
+                if place and way.penalty:
+                    if renew:
+                        said = [remember(f, begun, earlier, 500, "memories")[1] for earlier in memories[:place]]
+                    objective = _beside(objective, f, whole, jnp.concatenate(said), distance, way)
+                seen = jax.tree.map(lambda x: x[:1], memory)
+                way = PenalisedDescent(way.optimiser, 0.0, compiled=way.compiled)
+            end = walk(
+                f,
+                begun,
+                objective,
+                seen,
+                distance,
+                method=way,
+                steps=many[place],
+                key=jax.random.fold_in(key, place),
+                record=[many[place]],
+                moving=moving,
+            ).weights[-1]
+            if file is not None:
+                _write(file, end)
+        if not renew and place < len(tasks) - 1:
+            said.append(remember(f, end, memory, 500, f"memories[{place}]")[1])
+        ends.append(end)
+        observed.append(None if observe is None else observe(end))
+    return Walks(tuple(ends), tuple(observed))
+
+
+def _checked(tasks, memories, method, steps):
+    """Tasks, memories as arrays, and how many steps each task has."""
+    if not (isinstance(method, AbstractMethod) or callable(method)):
+        raise TypeError(
+            f"method must be one of walk, such as wm.PenalisedDescent(optax.sgd(0.1)), or a function of the earlier weights"
+            f" to one, got {method!r}"
+        )
     tasks, memories = tuple(tasks), tuple(memories)
     for place, task in enumerate(tasks):
         if not (isinstance(task, AbstractObjective) or callable(task)):
@@ -137,55 +191,34 @@ def walk_sequence(
         check_inputs(f"memories[{place}]", memory)
         if jax.tree.map(_kind, memory) != jax.tree.map(_kind, memories[0]):
             raise ValueError(f"memories[{place}] has another structure, shape or type of inputs than memories[0]")
-    if method.memory_batch is not None and method.memory_batch > _length(memories[0]):
-        raise ValueError(
-            f"memory_batch is {method.memory_batch} and the first memory has {_length(memories[0])} inputs; lower it"
-        )
-    if not isinstance(distance, OutputDistance):
-        distance = OutputDistance(distance)
-    weights = movable(weights)
-    plain = PenalisedDescent(method.optimiser, 0.0, compiled=method.compiled)
-    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
+    _check_batch(method, memories[0])
+    return tasks, memories, many
 
-    ends, observed, said = [], [], []
-    digest = _digest(b"", weights, key, method.penalty, method.memory_batch, renew, distance, moving)
-    for place, (task, memory) in enumerate(zip(tasks, memories, strict=True)):
-        begun = ends[-1] if ends else weights
-        digest = _digest(digest, task, memory, many[place])
-        file = None if folder is None else File(folder) / f"task-{place}-{digest.hex()[:16]}.npz"
-        if file is None or (end := _read(file, begun)) is None:
-            objective = task if isinstance(task, AbstractObjective) else task(tuple(ends))
-            if not isinstance(objective, AbstractObjective):
-                raise TypeError(f"tasks[{place}] made {objective!r}, which is none of wm.objectives")
-            if place and method.penalty:
-                if renew:
-                    said = [remember(f, begun, earlier, 500, "memories")[1] for earlier in memories[:place]]
-                outputs, size = jnp.concatenate(said), _length(whole)
-                count, batch = np.asarray(len(outputs)), method.memory_batch or len(outputs)
-                # As long for every task, so that a step is compiled once.
-                outputs = jnp.zeros((size, *outputs.shape[1:]), outputs.dtype).at[: len(outputs)].set(outputs)
-                penalty = np.asarray(method.penalty, np.float32)
-                objective = Beside(objective, f, whole, outputs, count, distance, penalty, batch)
-            few = jax.tree.map(lambda x: x[:1], memory)
-            end = walk(
-                f,
-                begun,
-                objective,
-                few,
-                distance,
-                method=plain,
-                steps=many[place],
-                key=jax.random.fold_in(key, place),
-                record=[many[place]],
-                moving=moving,
-            ).weights[-1]
-            if file is not None:
-                _write(file, end)
-        if not renew and place < len(tasks) - 1:
-            said.append(remember(f, end, memory, 500, f"memories[{place}]")[1])
-        ends.append(end)
-        observed.append(None if observe is None else observe(end))
-    return Walks(tuple(ends), tuple(observed))
+
+def _made(task, method, ends, place):
+    """The objective and the method of a task."""
+    objective = task if isinstance(task, AbstractObjective) else task(ends)
+    if not isinstance(objective, AbstractObjective):
+        raise TypeError(f"tasks[{place}] made {objective!r}, which is none of wm.objectives")
+    way = method if isinstance(method, AbstractMethod) else method(ends)
+    if not isinstance(way, AbstractMethod):
+        raise TypeError(f"the function method made {way!r} for task {place}, which is no method of walk")
+    return objective, way
+
+
+def _check_batch(method, memory):
+    batch = method.memory_batch if isinstance(method, PenalisedDescent) else None
+    if batch is not None and batch > _length(memory):
+        raise ValueError(f"memory_batch is {batch} and the first memory has {_length(memory)} inputs; lower it")
+
+
+def _beside(objective, f, inputs, outputs, distance, method):
+    """A task beside what is remembered: as many of the inputs as there are outputs."""
+    count, batch = len(outputs), method.memory_batch or len(outputs)
+    # As long for every task, so that a step is compiled once.
+    outputs = jnp.zeros((_length(inputs), *outputs.shape[1:]), outputs.dtype).at[:count].set(outputs)
+    penalty = np.asarray(method.penalty, np.float32)
+    return Beside(objective, f, inputs, outputs, np.asarray(count), distance, penalty, batch)
 
 
 def _length(tree):
