@@ -350,6 +350,24 @@ TABLE = [
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(jnp.arange(3), jnp.ones((2, 3))), T, "astype"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(ARRAY, jnp.ones((2, 3), jnp.complex64)), T, "two real arrays"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(COMPLEX["w"], jnp.ones((2, 3))), T, "two real arrays"),
+    # many tasks
+    ("rivals.ewc_penalties", lambda: wm.rivals.ewc_penalties(NET, [NET], []), V, "for each start"),
+    ("rivals.ewc_penalties", lambda: wm.rivals.ewc_penalties(NET, [NET], [MANY]), V, "structure"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, PART, 1.5), V, r"in \[0, 1\].*1 forgets nothing"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, PART, -0.5), V, "gamma must be finite and at least 0"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, MANY), V, "structure"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, IMAGINARY), T, "two real arrays"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(wm.rivals.Anchor(NET, MANY), NET, PART), V, "the anchor's fisher"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([], 4), V, "give the classes of at least one"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1,)], 4), V, "at least two classes"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1, 1)], 4), V, "each once"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1, 4)], 4), V, "between 0 and 3"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1, 2.0)], 4), T, COUNT),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.ones(4)), T, r"wm\.rivals\.class_masks|Bool"),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.ones(3, bool)), (V, T), r"wm\.rivals\.class_masks|mask"),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.arange(4) == 1), V, "widen the mask"),
+    ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], LABELS[0], np.arange(4) > 1), V, "give the mask of its task"),
+    ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], LABELS[0] + 9, np.arange(4) > 1), V, "between 0 and 3"),
     # low-rank adaptation
     ("rivals.lora.adapt", lambda: adapted(rank=0), V, "rank must be at least 1"),
     ("rivals.lora.adapt", lambda: adapted(rank=5), V, "train a layer in full instead"),
@@ -435,7 +453,7 @@ TABLE = [
 
 RESULTS = {  # made by the library, never by a caller
     "Dataset", "Splits", "Texts", "Words", "Preset", "InferredContext", "MetricSolution", "BasisPoints", "ManifoldArray", "Direction",
-    "Geodesic", "InvariantDimension", "Krylov", "Path", "SpectralDensity", "Spectrum",
+    "Geodesic", "InvariantDimension", "Krylov", "Path", "SpectralDensity", "Spectrum", "rivals.Anchor",
 }  # fmt: skip
 UNCHECKED = {
     "objectives.AbstractObjective": "abstract",

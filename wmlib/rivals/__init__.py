@@ -5,7 +5,8 @@ Conditioning (Benjamin et al. 2025, 3.1 and D), each around the same `CNN` and c
 
 Continual learning (Raghavan et al. 2024), the mechanism alone. A penalty or loss, to be scaled and added to that of the new
 task: `l2_penalty`, `ewc_penalty` (with `fisher_diagonal`), `replay_loss`, `der_loss`, `lwf_loss`. A projection of its
-gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`).
+gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`). Over many tasks: `ewc_penalties`, one for
+each, or `online_ewc`, one that runs along; `told` and `told_cross_entropy`, the outputs of one task (with `class_masks`).
 
 Fine-tuning by few weights: `lora`, low-rank adaptation (`lora.adapt`, `lora.trainable`, `lora.merge`).
 """
@@ -25,3 +26,9 @@ from .continual.lwf import lwf_loss as lwf_loss
 from .continual.ogd import ogd_basis as ogd_basis
 from .continual.ogd import ogd_projection as ogd_projection
 from .continual.replay import replay_loss as replay_loss
+from .heads import class_masks as class_masks
+from .heads import told as told
+from .heads import told_cross_entropy as told_cross_entropy
+from .online import Anchor as Anchor
+from .online import ewc_penalties as ewc_penalties
+from .online import online_ewc as online_ewc
