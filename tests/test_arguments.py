@@ -41,6 +41,10 @@ def adapted(net=NET, rank=2, **changed):
     return wm.rivals.lora.adapt(net, rank, **(dict(alpha=4, where="layers", key=KEY) | changed))
 
 
+def mapped(net=NET, **changed):
+    return wm.rivals.relevance.split(net, **(dict(key=KEY) | changed))
+
+
 def solved(**changed):
     rest = dict(points=jnp.ones((2, 3)), gradient=jnp.ones((2, 3)), contexts=jnp.linspace(0, 1, 5)) | changed
     return wm.solve_metric(lambda s, p: p[0] * (1 - s) + p[1] * s, **rest)
@@ -368,6 +372,16 @@ TABLE = [
     ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.arange(4) == 1), V, "widen the mask"),
     ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], LABELS[0], np.arange(4) > 1), V, "give the mask of its task"),
     ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], LABELS[0] + 9, np.arange(4) > 1), V, "between 0 and 3"),
+    # relevance maps
+    ("rivals.relevance.split", lambda: mapped(sharpness=0.0), V, "sharpness must be finite and above 0"),
+    ("rivals.relevance.split", lambda: mapped(own=("head",)), V, "choose among 'layers'"),
+    ("rivals.relevance.split", lambda: mapped(own=("layers",)), V, "name fewer layers in own"),
+    ("rivals.relevance.split", lambda: mapped([NET.layers[0], NET.layers[0]]), V, r"nn\.Shared"),
+    ("rivals.relevance.apply", lambda: wm.rivals.relevance.apply({}, mapped()[1]), V, "structure"),
+    ("rivals.relevance.free", lambda: wm.rivals.relevance.free({}, mapped()[0]), V, "structure"),
+    ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(mapped()[1], 1.0), V, r"in \[0, 1\)"),
+    ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(mapped()[1]), V, r"freeze\(rounded\(task\)\)"),
+    ("rivals.relevance.share", lambda: wm.rivals.relevance.share(mapped()[0]), V, "give what freeze returns"),
     # low-rank adaptation
     ("rivals.lora.adapt", lambda: adapted(rank=0), V, "rank must be at least 1"),
     ("rivals.lora.adapt", lambda: adapted(rank=5), V, "train a layer in full instead"),
@@ -454,10 +468,12 @@ TABLE = [
 RESULTS = {  # made by the library, never by a caller
     "Dataset", "Splits", "Texts", "Words", "Preset", "InferredContext", "MetricSolution", "BasisPoints", "ManifoldArray", "Direction",
     "Geodesic", "InvariantDimension", "Krylov", "Path", "SpectralDensity", "Spectrum", "rivals.Anchor",
+    "rivals.relevance.TaskMap",
 }  # fmt: skip
 UNCHECKED = {
     "objectives.AbstractObjective": "abstract",
     "objectives.matrices": "asks an array for its axes",
+    "rivals.relevance.penalty": "takes what split returns",
     "transforms.mix_noise": "any numbers and any shape; the two shapes are one by its annotation",
 }
 
@@ -475,7 +491,7 @@ def test_the_table_is_long_enough():
 
 def test_every_public_callable_is_in_the_table():
     own = {name: getattr(wm, name) for name in dir(wm) if not name.startswith("_")}
-    for name in ("objectives", "distances", "models", "rivals", "rivals.lora", "transforms"):
+    for name in ("objectives", "distances", "models", "rivals", "rivals.lora", "rivals.relevance", "transforms"):
         module = operator.attrgetter(name)(wm)
         here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "").startswith(module.__name__)}
         own |= {f"{name}.{k}": v for k, v in here.items() if not k.startswith("_")}
