@@ -382,6 +382,11 @@ TABLE = [
     ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(mapped()[1], 1.0), V, r"in \[0, 1\)"),
     ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(mapped()[1]), V, r"freeze\(rounded\(task\)\)"),
     ("rivals.relevance.share", lambda: wm.rivals.relevance.share(mapped()[0]), V, "give what freeze returns"),
+    # generative replay
+    ("rivals.generative.VAE", lambda: wm.rivals.generative.VAE((1, 6, 8), key=KEY), V, "give fewer widths"),
+    ("rivals.generative.elbo", lambda: wm.rivals.generative.elbo(wm.rivals.generative.VAE((1, 4, 4), 2, (2,), key=KEY), IMAGE[None], key=KEY), V, "give in_shape"),
+    ("rivals.generative.sample", lambda: wm.rivals.generative.sample(wm.rivals.generative.VAE((1, 4, 4), 2, (2,), key=KEY), 0, key=KEY), V, "at least 1"),
+    ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(wm.rivals.generative.VAE((1, 4, 4), 2, (2,), key=KEY), pair, NET, 0, key=KEY), V, "at least 1"),
     # low-rank adaptation
     ("rivals.lora.adapt", lambda: adapted(rank=0), V, "rank must be at least 1"),
     ("rivals.lora.adapt", lambda: adapted(rank=5), V, "train a layer in full instead"),
@@ -473,6 +478,7 @@ RESULTS = {  # made by the library, never by a caller
 UNCHECKED = {
     "objectives.AbstractObjective": "abstract",
     "objectives.matrices": "asks an array for its axes",
+    "rivals.generative.kl": "any two vectors of one shape",
     "rivals.relevance.penalty": "takes what split returns",
     "transforms.mix_noise": "any numbers and any shape; the two shapes are one by its annotation",
 }
@@ -491,7 +497,16 @@ def test_the_table_is_long_enough():
 
 def test_every_public_callable_is_in_the_table():
     own = {name: getattr(wm, name) for name in dir(wm) if not name.startswith("_")}
-    for name in ("objectives", "distances", "models", "rivals", "rivals.lora", "rivals.relevance", "transforms"):
+    for name in (
+        "objectives",
+        "distances",
+        "models",
+        "rivals",
+        "rivals.lora",
+        "rivals.relevance",
+        "rivals.generative",
+        "transforms",
+    ):
         module = operator.attrgetter(name)(wm)
         here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "").startswith(module.__name__)}
         own |= {f"{name}.{k}": v for k, v in here.items() if not k.startswith("_")}

@@ -8,10 +8,12 @@ task: `l2_penalty`, `ewc_penalty` (with `fisher_diagonal`), `replay_loss`, `der_
 gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`). Over many tasks: `ewc_penalties`, one for
 each, or `online_ewc`, one that runs along; `told` and `told_cross_entropy`, the outputs of one task (with `class_masks`). Maps of the weights that each
 task uses: `relevance` (`relevance.split`, `apply`, `penalty`, `free`, `rounded`, `freeze`, `share`).
+Replay of images that are not stored: `generative` (`generative.VAE`, `elbo`, `sample`, `replayed`).
 
 Fine-tuning by few weights: `lora`, low-rank adaptation (`lora.adapt`, `lora.trainable`, `lora.merge`).
 """
 
+from . import generative as generative
 from . import lora as lora
 from . import relevance as relevance
 from .conditioning.concat import Concat as Concat
