@@ -420,7 +420,7 @@ def test_a_memory_that_is_none_is_refused(memory):
 
 SHARDED = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import equinox as eqx, jax, jax.numpy as jnp, wmlib as wm
 from jax.sharding import AxisType, PartitionSpec as P, reshard
 key = jax.random.key

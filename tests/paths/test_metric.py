@@ -401,7 +401,7 @@ def test_what_is_no_fault_of_the_function_goes_through(error):
 
 SHARDED = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import operator, jax, jax.numpy as jnp, equinox as eqx, numpy as np, optax, wmlib as wm
 from jax.sharding import AxisType, PartitionSpec as P, reshard
 key = jax.random.key
