@@ -44,7 +44,7 @@ def _programs():
     next. Those of the modules before are let go while there is room."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 10_000:
         jax.clear_caches()
         gc.collect()
 
