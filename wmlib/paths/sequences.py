@@ -29,9 +29,9 @@ Ends = tuple[PyTree, ...]
 
 @final
 class Beside(AbstractObjective):
-    """`L(w) + penalty · (1/|B|) Σ_{i∈B} d(f(w, x_i), y_i)`: an objective, and outputs `y_i` that were stored beside it.
+    """`L(w) + (penalty/b) Σ_{i∈B} d(f(w, x_i), y_i)`: an objective, and outputs `y_i` that were stored beside it.
 
-    `B` is drawn anew at each step from the first `count` of the inputs `x_i`. Where `walk` keeps the outputs that the
+    `B`, of `b` inputs, is drawn anew at each step from the first `count` of the inputs `x_i`. Where `walk` keeps the outputs that the
     network has at its start, this keeps those that it had at any time.
     """
 
@@ -80,14 +80,11 @@ def walk_sequence(
     observe: Callable[[PyTree], Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Walks:
-    r"""Learn tasks one after another, and keep on the memories of all earlier ones what the network said of them.
+    """Learn tasks one after another, and keep on the memories of all earlier ones what the network said of them.
 
-    Task $k$ is learned by descent of
-
-    $$L_k(w) + \frac{\lambda}{|B|} \sum_{i \in B} d\big(f(w, x_i), f(w_{j(i)}, x_i)\big),$$
-
-    where $B$ is drawn from the memories of tasks $1, \dots, k-1$, and $w_{j(i)}$ are the weights that ended the task which
-    $x_i$ is from. The printed algorithm compares other inputs on either side; this is what its text means.
+    Task `k` is learned by descent of `L_k(w) + (λ/b) Σ_{i∈B} d(f(w, x_i), f(w_j, x_i))`, where `B` are `b` inputs drawn
+    from the memories of the tasks before, and `w_j` the weights that ended that task `j` which `x_i` is from. The printed
+    algorithm compares other inputs on either side; this is what its text means.
 
     **Arguments:**
 
@@ -95,12 +92,12 @@ def walk_sequence(
     - `tasks`: an objective each; or a function of the weights that ended the earlier tasks, a tuple, to one, for an
       objective that needs them, such as an anchor.
     - `memories`: the inputs of each task that are to be remembered, trees of arrays of one structure, one for each task.
-    - `method`: `PenalisedDescent`, whose penalty is λ and whose `memory_batch` is $|B|$ (default: all that is remembered);
+    - `method`: `PenalisedDescent`, whose penalty is λ and whose `memory_batch` is `b` (default: all that is remembered);
       the first task is learned by plain descent. Another method of `walk` is given the memories of all earlier tasks (the
       first task: its own). Or a function of the weights that ended the earlier tasks to a method.
     - `steps`: for each task; one number for all.
     - `key`: for the draws. A task's depend on its place in the sequence and on nothing that came before.
-    - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of $f(w_{j(i)}, x_i)$.
+    - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of `f(w_j, x_i)`.
     - `observe`: a function of the weights, called after each task, such as the accuracies on all tasks.
     - `folder`: where the weights that end each task are kept. Called again with the same arguments, after a kill or with
       tasks added, the sequence goes on from there, with the same result. Start, tasks, memories, settings and key are told
