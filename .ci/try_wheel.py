@@ -44,7 +44,7 @@ def core() -> None:
     assert not [name for name in EXTRA if is_installed(name)]
     assert not [name for name in ("torch", "scikit-learn", "pytest", "jupyter-book") if is_installed(name)]
 
-    lab = {"data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}
+    lab = {"cache", "data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}
     for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
         if module.name.split(".")[-1] in lab:
             answers_with_the_cure(lambda name=module.name: importlib.import_module(name))
