@@ -74,8 +74,10 @@ def by_hand(penalty, steps, renew, distance):
     return ends[1:]
 
 
-@pytest.mark.parametrize("renew", [False, True])
-@pytest.mark.parametrize("distance", [wm.distances.squared_error, wm.distances.kl])
+@pytest.mark.parametrize("renew", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "distance", [wm.distances.kl, pytest.param(wm.distances.squared_error, marks=pytest.mark.thorough)]
+)
 def test_the_ends_are_those_of_the_formula(renew, distance):
     found = walked(penalty=0.7, batch=None, distance=distance, renew=renew).weights
     wanted = by_hand(0.7, 5, renew, distance)
@@ -140,6 +142,7 @@ def test_a_killed_sequence_goes_on_with_the_same_numbers(killed, steps, damage, 
     assert len(seen) == before
 
 
+@pytest.mark.thorough
 def test_a_folder_tells_sequences_apart(tmp_path):
     walked(folder=tmp_path)
     others = [dict(steps=6), dict(penalty=2.0), dict(batch=3), dict(renew=True), dict(distance=wm.distances.kl)]
@@ -150,6 +153,7 @@ def test_a_folder_tells_sequences_apart(tmp_path):
     assert len([*tmp_path.glob("task-0-*")]) == 9
 
 
+@pytest.mark.thorough
 def test_a_folder_sees_what_closures_hide(tmp_path):
     """The rate of an optimiser, its schedule, and what `f` does."""
     schedules = [optax.linear_schedule(0.03, end, 5) for end in (0.01, 0.02)]
