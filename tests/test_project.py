@@ -165,6 +165,7 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("tests/rivals/**/*.py", [*_TEST, "torch", "peft", "transformers"]),
         ("tests/test_packaging.py", _TEST),
         ("tests/conftest.py", _TEST),
+        ("tests/startup/*.py", _TEST),
         (
             "tests/*.py",
             [

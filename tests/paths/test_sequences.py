@@ -1,6 +1,8 @@
 """Walks over a sequence of tasks: against the same written out, and through kills."""
 
 import operator
+import subprocess
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -72,8 +74,10 @@ def by_hand(penalty, steps, renew, distance):
     return ends[1:]
 
 
-@pytest.mark.parametrize("renew", [False, True])
-@pytest.mark.parametrize("distance", [wm.distances.squared_error, wm.distances.kl])
+@pytest.mark.parametrize("renew", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "distance", [wm.distances.kl, pytest.param(wm.distances.squared_error, marks=pytest.mark.thorough)]
+)
 def test_the_ends_are_those_of_the_formula(renew, distance):
     found = walked(penalty=0.7, batch=None, distance=distance, renew=renew).weights
     wanted = by_hand(0.7, 5, renew, distance)
@@ -138,6 +142,7 @@ def test_a_killed_sequence_goes_on_with_the_same_numbers(killed, steps, damage, 
     assert len(seen) == before
 
 
+@pytest.mark.thorough
 def test_a_folder_tells_sequences_apart(tmp_path):
     walked(folder=tmp_path)
     others = [dict(steps=6), dict(penalty=2.0), dict(batch=3), dict(renew=True), dict(distance=wm.distances.kl)]
@@ -146,6 +151,49 @@ def test_a_folder_tells_sequences_apart(tmp_path):
     for other in others:
         equal(walked(**other, folder=tmp_path).weights, walked(**other).weights)
     assert len([*tmp_path.glob("task-0-*")]) == 9
+
+
+@pytest.mark.thorough
+def test_a_folder_sees_what_closures_hide(tmp_path):
+    """The rate of an optimiser, its schedule, and what `f` does."""
+    schedules = [optax.linear_schedule(0.03, end, 5) for end in (0.01, 0.02)]
+    optimisers = [SGD, optax.sgd(0.02, momentum=0.9), optax.sgd(0.03, momentum=0.8), *map(optax.sgd, schedules)]
+
+    def ends(optimiser, factor, **folder):
+        f = lambda net, x: factor * net(x)  # noqa: E731
+        tasks = [wm.objectives.Task(f, task.inputs, task.labels, 4) for task in TASKS[:2]]
+        method = wm.PenalisedDescent(optimiser, 1.0, 4)
+        return wm.walk_sequence(f, NET, tasks, MEMORIES[:2], method=method, steps=3, key=KEY, **folder).weights
+
+    different = [(optimiser, 1.0) for optimiser in optimisers] + [(SGD, 0.5)]
+    for place, settled in enumerate(different):
+        found = ends(*settled, folder=tmp_path)
+        assert len([*tmp_path.iterdir()]) == 2 * (place + 1)
+        equal(found, ends(*settled, folder=tmp_path))
+        equal(found, ends(*settled))
+    assert len([*tmp_path.iterdir()]) == 2 * len(different)
+
+
+RELU = """
+import operator, sys
+import equinox as eqx, jax, jax.numpy as jnp, optax
+import wmlib as wm
+
+x = jax.random.normal(jax.random.key(0), (6, 3))
+net = eqx.nn.MLP(3, 2, 4, 1, activation=jax.nn.relu, key=jax.random.key(1))
+task = wm.objectives.Task(operator.call, x, jnp.arange(6) % 2, 3)
+method = wm.PenalisedDescent(optax.sgd(optax.cosine_decay_schedule(0.1, 9), momentum=0.9), 1.0)
+how = dict(method=method, steps=2, key=jax.random.key(2), folder=sys.argv[1])
+wm.walk_sequence(operator.call, net, [task, task], [x, x], **how)
+"""
+
+
+@pytest.mark.thorough
+def test_another_process_finds_the_same_files(tmp_path):
+    """A kill ends the process: nothing in a name may hang on where Python put something."""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", RELU, str(tmp_path)], check=True)
+    assert len([*tmp_path.iterdir()]) == 2
 
 
 def test_weights_of_half_precision_are_kept_bit_for_bit(tmp_path):

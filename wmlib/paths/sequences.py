@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as File
@@ -14,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._counts import check_count
@@ -29,10 +31,10 @@ Ends = tuple[PyTree, ...]
 
 @final
 class Beside(AbstractObjective):
-    """`L(w) + penalty · (1/|B|) Σ_{i∈B} d(f(w, x_i), y_i)`: an objective, and outputs `y_i` that were stored beside it.
+    """`L(w) + (penalty/b) Σ_{i∈B} d(f(w, x_i), y_i)`: an objective, and outputs `y_i` that were stored beside it.
 
-    `B` is drawn anew at each step from the first `count` of the inputs `x_i`. Where `walk` keeps the outputs that the
-    network has at its start, this keeps those that it had at any time.
+    `B`, of `b` inputs, is drawn anew at each step from the first `count` of the inputs `x_i`. Where `walk` keeps the
+    outputs that the network has at its start, this keeps those that it had at any time.
     """
 
     objective: AbstractObjective
@@ -80,14 +82,11 @@ def walk_sequence(
     observe: Callable[[PyTree], Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Walks:
-    r"""Learn tasks one after another, and keep on the memories of all earlier ones what the network said of them.
+    """Learn tasks one after another, and keep on the memories of all earlier ones what the network said of them.
 
-    Task $k$ is learned by descent of
-
-    $$L_k(w) + \frac{\lambda}{|B|} \sum_{i \in B} d\big(f(w, x_i), f(w_{j(i)}, x_i)\big),$$
-
-    where $B$ is drawn from the memories of tasks $1, \dots, k-1$, and $w_{j(i)}$ are the weights that ended the task which
-    $x_i$ is from. The printed algorithm compares other inputs on either side; this is what its text means.
+    Task `k` is learned by descent of `L_k(w) + (λ/b) Σ_{i∈B} d(f(w, x_i), f(w_j, x_i))`, where `B` are `b` inputs drawn
+    from the memories of the tasks before, and `w_j` the weights that ended that task `j` which `x_i` is from. The printed
+    algorithm compares other inputs on either side; this is what its text means.
 
     **Arguments:**
 
@@ -95,17 +94,17 @@ def walk_sequence(
     - `tasks`: an objective each; or a function of the weights that ended the earlier tasks, a tuple, to one, for an
       objective that needs them, such as an anchor.
     - `memories`: the inputs of each task that are to be remembered, trees of arrays of one structure, one for each task.
-    - `method`: `PenalisedDescent`, whose penalty is λ and whose `memory_batch` is $|B|$ (default: all that is remembered);
+    - `method`: `PenalisedDescent`, whose penalty is λ and whose `memory_batch` is `b` (default: all that is remembered);
       the first task is learned by plain descent. Another method of `walk` is given the memories of all earlier tasks (the
       first task: its own). Or a function of the weights that ended the earlier tasks to a method.
     - `steps`: for each task; one number for all.
     - `key`: for the draws. A task's depend on its place in the sequence and on nothing that came before.
-    - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of $f(w_{j(i)}, x_i)$.
+    - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of `f(w_j, x_i)`.
     - `observe`: a function of the weights, called after each task, such as the accuracies on all tasks.
     - `folder`: where the weights that end each task are kept. Called again with the same arguments, after a kill or with
-      tasks added, the sequence goes on from there, with the same result. Start, tasks, memories, settings and key are told
-      apart; what cannot be seen there is the code of `f`, of the optimiser and of the tasks, so let the folder's name say
-      that (`wmlib.lab.cache.place`).
+      tasks added, the sequence goes on from there, with the same result. Start, tasks, memories, settings, key, and the
+      programs of `f` and of a method's optimiser are told apart. What cannot be seen there is what functions that make
+      tasks or methods do, so let the folder's name say that (`wmlib.lab.cache.place`).
 
     **Returns:** `Walks`.
 
@@ -126,8 +125,9 @@ def walk_sequence(
     whole = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
 
     ends, observed, said = [], [], []
-    how = (method.penalty, method.memory_batch) if isinstance(method, PenalisedDescent) else method
-    digest = _digest(b"", weights, key, how, renew, distance, moving)
+    optimiser = getattr(method, "optimiser", None)
+    programs = [_program(f, weights, jax.tree.map(lambda x: x[0], memories[0])), _updates(optimiser, weights)]
+    digest = _digest(b"", weights, key, method, renew, distance, moving, programs)
     for place, (task, memory) in enumerate(zip(tasks, memories, strict=True)):
         begun = ends[-1] if ends else weights
         digest = _digest(digest, task, memory, many[place])
@@ -256,6 +256,20 @@ def _digest(before: bytes, *parts: Any) -> bytes:
 
     add(parts)
     return found.digest()
+
+
+def _program(function: Callable[..., Any], *arguments: Any) -> tuple[str, list[Any]]:
+    """What a function computes, with its constants: rates and schedules lie hidden in closures."""
+    jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
+    return re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr)), [*jaxpr.consts]
+
+
+def _updates(optimiser: Any, weights: PyTree) -> Any:
+    """The program of an optimiser."""
+    if not isinstance(optimiser, optax.GradientTransformation):
+        return None
+    dynamic = eqx.filter(weights, eqx.is_inexact_array)
+    return _program(lambda state, w: optimiser.update(w, state, w), optimiser.init(dynamic), dynamic)
 
 
 def _write(path: File, weights: PyTree) -> None:
