@@ -16,9 +16,12 @@ from .continual.ewc import ewc_penalty
 
 
 class Anchor(NamedTuple):
-    """What online EWC keeps of all earlier tasks: the weights `start` that ended the last, and the running `fisher`.
+    r"""What online EWC keeps of all earlier tasks: the weights $w^*$ that ended the last, and the running $F^*$.
 
-    It unpacks into the arguments of `ewc_penalty`, and has the size of one task's, whatever their number.
+    It unpacks into the arguments of `ewc_penalty`, and has the size of one task's, whatever their number. `online_ewc`
+    makes it.
+
+    **Arguments:** `start`, $w^*$, any pytree; `fisher`, $F^*$, a tree like its floating-point arrays.
     """
 
     start: PyTree
@@ -26,18 +29,27 @@ class Anchor(NamedTuple):
 
 
 def ewc_penalties(weights: PyTree, starts: Sequence[PyTree], fishers: Sequence[PyTree]) -> Float[Array, ""]:
-    r"""`Σ_k ½ Σ_i F_ki (w_i − w_ki)²`: EWC after several tasks, one penalty for each, none weighed more than another.
+    r"""$\sum_k \frac{1}{2} \sum_i F_{ki} (w_i - w_{ki})^2$: EWC after several tasks, a penalty for each.
 
-    But for a constant it is one quadratic, of stiffness `F_i = Σ_k F_ki` about the mean `Σ_k F_ki w_ki / F_i`.
+    But for a constant it is one quadratic, of stiffness $F_i = \sum_k F_{ki}$ about the mean $\sum_k F_{ki} w_{ki} / F_i$:
+    no task counts more than another, and their order says nothing.
 
-    **Arguments:** `weights`, any pytree; `starts`, the weights `w_k` that ended each earlier task; `fishers`, their
-    `fisher_diagonal`, each on inputs of its own task.
+    **Arguments:**
 
-    **Returns:** the penalty, to be scaled (the authors' λ) and added to the loss; 0 before there is an earlier task.
+    - `weights`: $w$, any pytree.
+    - `starts`: the weights $w_k$ that ended each earlier task, trees like the weights.
+    - `fishers`: their `fisher_diagonal` $F_k$, each on inputs of its own task, in nats by the square of a weight.
+
+    **Returns:** the penalty in nats, to be scaled (the authors' $\lambda$) and added to the loss; 0 before there is an
+    earlier task. In float32 at least.
 
     **Raises:** `ValueError` for other than one Fisher diagonal for each start, and as `ewc_penalty`.
 
-    **Example:** `loss = new_loss + 100.0 * wm.rivals.ewc_penalties(net, ends, fishers)`
+    **Example:**
+
+        net, x = eqx.nn.Linear(3, 4, key=key), jnp.ones((5, 3))
+        ends, fishers = [net], [wm.rivals.fisher_diagonal(operator.call, net, x)]
+        penalty = 100.0 * wm.rivals.ewc_penalties(net, ends, fishers)
 
     **Reference:** Kirkpatrick et al. (2017), Eq. 3 and the text below it.
     """
@@ -46,37 +58,39 @@ def ewc_penalties(weights: PyTree, starts: Sequence[PyTree], fishers: Sequence[P
             f"each earlier task needs its weights and its Fisher diagonal, got {len(starts)} and {len(fishers)}; give"
             " fisher_diagonal(f, start, inputs) for each start"
         )
-    terms = [ewc_penalty(weights, start, fisher) for start, fisher in zip(starts, fishers, strict=True)]
-    return jnp.asarray(sum(terms, jnp.zeros(())))
+    return jnp.asarray(sum((ewc_penalty(weights, *kept) for kept in zip(starts, fishers, strict=True)), 0.0))
 
 
 def online_ewc(anchor: Anchor | None, weights: PyTree, fisher: PyTree[Array], gamma: Any = 1.0) -> Anchor:
-    r"""What is kept after one more task: `w* ← w` and `F* ← γ F* + F`.
+    r"""What is kept after one more task: $w^* \leftarrow w$ and $F^* \leftarrow \gamma F^* + F$.
 
-    The penalty of the next task is `ewc_penalty(w, *anchor)`, `½ Σ_i F*_i (w_i − w*_i)²`, about the last weights alone.
-    The paper has another `γ` before it, which is constant and belongs to its scale λ.
+    The penalty of the next task is `ewc_penalty(w, *anchor)`, $\frac{1}{2} \sum_i F^*_i (w_i - w^*_i)^2$, about the last
+    weights alone, so that unlike that of `ewc_penalties` it depends on the order of the tasks. The paper has another
+    $\gamma$ before it, which is constant and belongs to its scale $\lambda$.
 
     **Arguments:**
 
-    - `anchor`: that of before; None after the first task.
-    - `weights`: those that ended the task.
-    - `fisher`: their `fisher_diagonal`, on inputs of this task. Where the tasks' are of different sizes, divide each by
-      its mean first.
-    - `gamma`: γ in [0, 1]; 1 forgets nothing, 0 all but the last task.
+    - `anchor`: that of before, $w^*$ and $F^*$; None after the first task.
+    - `weights`: $w$, those that ended the task, any pytree.
+    - `fisher`: $F$, their `fisher_diagonal` on inputs of this task. Where the tasks' are of different sizes, divide each
+      by its mean first.
+    - `gamma`: $\gamma$ in [0, 1]; 1 forgets nothing, 0 all but the last task.
 
     **Returns:** an `Anchor`, its Fisher diagonal in float32 at least.
 
-    **Raises:** `ValueError` for a γ out of range, or trees that differ in structure or shapes; `TypeError` for a Fisher
-    diagonal of other than real floating-point numbers.
+    **Raises:** `ValueError` for a $\gamma$ out of range, or trees that differ in structure or shapes; `TypeError` for a
+    Fisher diagonal of other than real floating-point numbers.
 
     **Example:**
 
-        anchor = None
-        for task in tasks:
-            ...  # training by the task's loss, plus 100.0 * wm.rivals.ewc_penalty(net, *anchor) if there is an anchor
-            anchor = wm.rivals.online_ewc(anchor, net, wm.rivals.fisher_diagonal(f, net, task.inputs), gamma=0.95)
+        net, anchor = eqx.nn.Linear(3, 4, key=key), None
+        for inputs in (jnp.ones((5, 3)), jnp.zeros((5, 3))):  # each task
+            penalty = 0.0 if anchor is None else 100.0 * wm.rivals.ewc_penalty(net, *anchor)
+            ...  # training by the loss of the task and this penalty
+            fisher = wm.rivals.fisher_diagonal(operator.call, net, inputs)
+            anchor = wm.rivals.online_ewc(anchor, net, fisher, gamma=0.95)
 
-    **Reference:** Schwarz et al. (2018), Progress & Compress, section 3.2.
+    **Reference:** Schwarz et al. (2018), Progress & Compress: A scalable framework for continual learning, section 3.2.
     """
     gamma = check_setting("gamma", gamma)
     if not isinstance(gamma, Tracer) and gamma > 1:
@@ -84,9 +98,11 @@ def online_ewc(anchor: Anchor | None, weights: PyTree, fisher: PyTree[Array], ga
     check_floating("fisher", fisher)
     check_structure("fisher", fisher, eqx.filter(weights, eqx.is_inexact_array))
     fisher = jax.tree.map(lambda x: wide(jnp.asarray(x)), gathered(fisher))
-    if anchor is not None:
-        check_structure("the anchor's fisher", anchor.fisher, fisher)
-        fisher = jax.tree.map(
-            lambda old, new: jnp.asarray(gamma, new.dtype) * old.astype(new.dtype) + new, anchor.fisher, fisher
-        )
-    return Anchor(weights, fisher)
+    if anchor is None:
+        return Anchor(weights, fisher)
+    check_floating("the anchor's fisher", anchor.fisher)
+    check_structure("the anchor's fisher", anchor.fisher, fisher)
+    sums = jax.tree.map(
+        lambda old, new: jnp.asarray(gamma, new.dtype) * old.astype(new.dtype) + new, gathered(anchor.fisher), fisher
+    )
+    return Anchor(weights, sums)
