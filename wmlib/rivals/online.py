@@ -90,7 +90,8 @@ def online_ewc(anchor: Anchor | None, weights: PyTree, fisher: PyTree[Array], ga
             fisher = wm.rivals.fisher_diagonal(operator.call, net, inputs)
             anchor = wm.rivals.online_ewc(anchor, net, fisher, gamma=0.95)
 
-    **Reference:** Schwarz et al. (2018), Progress & Compress: A scalable framework for continual learning, section 3.2.
+    **Reference:** Schwarz et al. (2018), Progress & Compress: A scalable framework for continual learning, where it is
+    called online EWC.
     """
     gamma = check_setting("gamma", gamma)
     if not isinstance(gamma, Tracer) and gamma > 1:
