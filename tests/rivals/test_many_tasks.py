@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import wmlib as wm
 from wmlib import rivals
+from wmlib.models import CNN
+from wmlib.rivals import generative, relevance
 
 KEY = jax.random.key(0)
 
@@ -77,6 +79,25 @@ def problems(draw):
 
 class TestTold:
     @settings(max_examples=12, deadline=None)
+    @given(
+        problem=problems(), batch=st.lists(st.integers(1, 3), max_size=2),
+        dtype=st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32]), seed=st.integers(0, 99),
+    )  # fmt: skip
+    def test_masks_and_outputs_are_those_of_a_loop(self, problem, batch, dtype, seed):
+        classes, tasks, *_ = problem
+        masks, rng = rivals.class_masks(tasks, classes), np.random.default_rng(seed)
+        assert masks.dtype == bool
+        for row, task in zip(masks, tasks, strict=True):
+            assert row.tolist() == [c in task for c in range(classes)]
+        logits, at = jnp.asarray(rng.normal(size=(*batch, classes)), dtype), rng.integers(len(tasks), size=batch)
+        for mask in (masks[0], masks[at]):  # one for all, and one for each
+            outputs = rivals.told(logits, mask)
+            assert (outputs.shape, outputs.dtype) == (logits.shape, logits.dtype)
+            for place in np.ndindex(logits.shape):
+                inside = np.broadcast_to(mask, logits.shape)[place]
+                assert outputs[place] == (logits[place] if inside else jnp.finfo(dtype).min / 2)
+
+    @settings(max_examples=12, deadline=None)
     @given(problem=problems(), seed=st.integers(0, 99))
     def test_no_number_of_a_class_or_a_task_matters(self, problem, seed):
         classes, tasks, renamed, order = problem
@@ -130,3 +151,81 @@ class TestTold:
         mask = rivals.class_masks([(0, 2)], 4)[0]
         loss = jax.jit(lambda y: rivals.told_cross_entropy(jnp.arange(4.0), y, mask))
         assert [bool(jnp.isnan(loss(jnp.int32(y)))) for y in range(-1, 5)] == [True, False, True, False, True, True]
+
+
+TASKS = ((0, 3), (4, 1, 2))
+IMAGES, VAE = jax.random.normal(KEY, (2, 6, 1, 4, 4)), generative.VAE((1, 4, 4), 2, (2,), key=KEY)
+NET = CNN((1, 4, 4), 5, (2,), 4, key=KEY)
+
+
+@eqx.filter_jit
+def step(moving, still, images, labels, mask, kept):
+    """The loss of a network, or of shared weights and a map, with all that is kept of earlier tasks; one step down it."""
+
+    def mean(net, images, labels, mask):
+        return jnp.mean(jax.vmap(lambda x, y: rivals.told_cross_entropy(net(x), y, mask))(images, labels))
+
+    def loss(moving):
+        net, task = eqx.combine(moving, still), None
+        if "frozen" in kept:
+            shared, task = net
+            net = relevance.apply(shared, task, kept["frozen"])
+        whole = mean(net, images, labels, mask) + rivals.ewc_penalties(net, kept["starts"], kept["fishers"])
+        whole += rivals.ewc_penalty(net, *kept["anchor"]) if kept["anchor"] else 0.0
+        whole += sum(mean(net, *old) for old in kept["replayed"])
+        return whole + (relevance.penalty(task) if task else 0.0)
+
+    value, slope = jax.value_and_grad(loss)(moving)
+    down = jax.tree.map(lambda g: -0.3 * g, slope)
+    if kept.get("frozen") is not None:
+        down = (relevance.free(down[0], kept["frozen"]), down[1])
+    return eqx.apply_updates(moving, down), value
+
+
+def sequence(method, new, declared):
+    """The losses on the way and the answers at the end, for classes `c` called `new[c]` and tasks declared in some order."""
+    head = jax.tree.map(lambda x: jnp.zeros_like(x).at[new].set(x), NET.output)
+    net = eqx.tree_at(lambda n: n.output, NET, head)
+    rows = rivals.class_masks([[int(new[c]) for c in TASKS[k]] for k in declared], 5)
+    masks = [jnp.asarray(rows[declared.index(k)]) for k in range(len(TASKS))]
+    told = lambda mask: lambda w, x: rivals.told(w(x), mask)  # noqa: E731
+    kept = dict(starts=[], fishers=[], anchor=None, replayed=[]) | ({"frozen": None} if method == "relevance" else {})
+    losses, maps = [], []
+    for k, task in enumerate(TASKS):
+        labels, weights = jnp.asarray(new)[jnp.asarray(task)[jnp.arange(6) % len(task)]], net
+        if method == "relevance":
+            shared, own = relevance.split(net, own=("output",), sharpness=4.0, key=jax.random.key(k))
+            weights = (maps[-1][0] if maps else shared, own)
+        moving, still = eqx.partition(weights, eqx.is_inexact_array)
+        for _ in range(3):
+            moving, value = step(moving, still, IMAGES[k], labels, masks[k], kept)
+            losses.append(float(value))
+        weights = eqx.combine(moving, still)
+        if method == "relevance":
+            maps.append((weights[0], relevance.rounded(weights[1])))
+            kept["frozen"] = relevance.freeze(maps[-1][1], kept["frozen"])
+            continue
+        net = weights
+        fisher = rivals.fisher_diagonal(told(masks[k]), net, IMAGES[k])
+        if method == "ewc":
+            kept["starts"], kept["fishers"] = [*kept["starts"], net], [*kept["fishers"], fisher]
+        elif method == "online":
+            kept["anchor"] = rivals.online_ewc(kept["anchor"], net, fisher, 0.5)
+        else:
+            drawn = generative.replayed(VAE, told(masks[k]), net, 4, soft=False, key=KEY)
+            kept["replayed"] = [*kept["replayed"], (*drawn, masks[k])]
+    nets = [relevance.apply(maps[-1][0], own) for _, own in maps] or [net, net]
+    answers = [
+        jax.vmap(lambda x, n=n, m=m: told(m)(n, x).argmax())(x) for n, m, x in zip(nets, masks, IMAGES, strict=True)
+    ]
+    return losses, np.concatenate(answers)
+
+
+@pytest.mark.parametrize("method", ["ewc", "online", "generative", "relevance"])
+def test_losses_and_answers_of_a_sequence_do_not_hang_on_how_it_is_declared(method):
+    losses, answers = sequence(method, np.arange(5), [0, 1])
+    assert len({*answers.tolist()}) > 1
+    new = np.array([3, 0, 4, 2, 1])
+    again, others = sequence(method, new, [1, 0])
+    np.testing.assert_allclose(again, losses, rtol=1e-4)
+    np.testing.assert_array_equal(others, new[answers])
