@@ -5,10 +5,12 @@ Conditioning (Benjamin et al. 2025, 3.1 and D), each around the same `CNN` and c
 
 Continual learning (Raghavan et al. 2024), the mechanism alone. A penalty or loss, to be scaled and added to that of the new
 task: `l2_penalty`, `ewc_penalty` (with `fisher_diagonal`), `replay_loss`, `der_loss`, `lwf_loss`. A projection of its
-gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`). Over many tasks: `ewc_penalties`, one for
-each, or `online_ewc`, one that runs along; `told` and `told_cross_entropy`, the outputs of one task (with `class_masks`). Maps of the weights that each
-task uses: `relevance` (`relevance.split`, `apply`, `penalty`, `free`, `rounded`, `freeze`, `share`).
-Replay of images that are not stored: `generative` (`generative.VAE`, `elbo`, `sample`, `replayed`).
+gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`).
+
+Over many tasks: `ewc_penalties`, one for each, or `online_ewc`, one that runs along. Outputs of one task among those of all:
+`class_masks`, `told`, `told_cross_entropy`. Maps of the weights that each task uses: `relevance` (`relevance.split`, `apply`,
+`penalty`, `free`, `rounded`, `freeze`, `share`). Replay of images that are not stored: `generative` (`generative.VAE`, `elbo`,
+`sample`, `replayed`).
 
 Fine-tuning by few weights: `lora`, low-rank adaptation (`lora.adapt`, `lora.trainable`, `lora.merge`).
 """
