@@ -96,7 +96,7 @@ class TestBound:
         away = torch.distributions.kl_divergence(normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0)).sum(1)
         np.testing.assert_allclose(generative.elbo(vae, images, key=key), (fit - away).mean().item(), rtol=1e-5)
 
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(sizes=SIZES)
     def test_is_the_density_less_the_divergence_where_the_image_does_not_hang_on_the_code(self, sizes):
         vae, images, dtype, seed = autoencoder(sizes)
@@ -120,7 +120,7 @@ class TestBound:
 
 
 class TestImages:
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(sizes=SIZES)
     def test_are_decoded_codes_of_the_shape_and_type_of_what_was_seen(self, sizes):
         vae, images, dtype, seed = autoencoder(sizes)
@@ -137,7 +137,7 @@ class TestImages:
                 atol=TOLERANCE[dtype],
             )
 
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(classes=st.integers(2, 5), count=st.integers(1, 6), dtype=TYPES, seed=st.integers(0, 99))
     def test_are_labelled_by_the_earlier_network_whatever_its_classes_are_called(self, classes, count, dtype, seed):
         vae, net = cast((VAE, eqx.nn.Linear(16, classes, key=KEY)), dtype)

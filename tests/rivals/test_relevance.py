@@ -63,7 +63,7 @@ def leaves(tree):
 
 
 class TestFormula:
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(sizes=NETWORKS, sharpness=st.floats(0.5, 200))
     def test_a_network_is_of_the_weights_times_their_relevance(self, sizes, sharpness):
         net, dtype, seed = network(sizes)
@@ -107,7 +107,7 @@ class TestFormula:
             np.testing.assert_allclose(ours["output"].weight, their.grad.numpy(), rtol=1e-4, atol=1e-6)
 
     @pytest.mark.filterwarnings("ignore:every shared weight is frozen")
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(sizes=NETWORKS, threshold=st.floats(0, 0.9), own=st.booleans())
     def test_masks_are_those_of_a_loop(self, sizes, threshold, own):
         net, _, seed = network(sizes)
@@ -179,7 +179,7 @@ class TestLaterTasks:
         both = relevance.freeze(relevance.rounded(second), frozen)
         assert relevance.share(both) > relevance.share(frozen)
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(sizes=NETWORKS, anything=st.sampled_from([0.0, 1e3, np.inf, np.nan]))
     def test_an_earlier_task_does_not_see_what_is_free(self, sizes, anything):
         net, _, seed = network(sizes)
@@ -189,7 +189,7 @@ class TestLaterTasks:
         for one, other in zip(*(leaves(relevance.apply(w, task)) for w in (shared, moved)), strict=True):
             np.testing.assert_array_equal(one, other, strict=True)
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=6, deadline=None)
     @given(sizes=NETWORKS)
     def test_gradients_reach_only_what_is_free(self, sizes):
         net, _, seed = network(sizes)
