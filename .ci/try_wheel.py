@@ -39,14 +39,19 @@ def answers_with_the_cure(use) -> None:
     assert CURE in said, f"without the extra, this was said: {said}"
 
 
+def needs_the_extra(module: pkgutil.ModuleInfo) -> bool:
+    """Whether a module, or the one that a name of the last release leads to, begins by asking for the extra."""
+    place = Path(wm.__path__[0], "lab", f"{module.name.split('.')[-1]}.py")
+    return place.exists() and "from . import _extra" in place.read_text(encoding="utf-8")
+
+
 def core() -> None:
     assert len(EXTRA) == 9, EXTRA
     assert not [name for name in EXTRA if is_installed(name)]
     assert not [name for name in ("torch", "scikit-learn", "pytest", "jupyter-book") if is_installed(name)]
 
-    lab = {"data", "engines", "figures", "pages", "records", "runs", "verdicts", "verify"}
     for module in pkgutil.walk_packages(wm.__path__, "wmlib."):
-        if module.name.split(".")[-1] in lab:
+        if needs_the_extra(module):
             answers_with_the_cure(lambda name=module.name: importlib.import_module(name))
         elif not module.name.startswith("wmlib.lab._"):
             importlib.import_module(module.name)

@@ -41,6 +41,14 @@ def adapted(net=NET, rank=2, **changed):
     return wm.rivals.lora.adapt(net, rank, **(dict(alpha=4, where="layers", key=KEY) | changed))
 
 
+def mapped(net=NET, **changed):
+    return wm.rivals.relevance.split(net, **(dict(key=KEY) | changed))
+
+
+def coder():
+    return wm.rivals.generative.VAE((1, 4, 4), 2, (2,), key=KEY)
+
+
 def solved(**changed):
     rest = dict(points=jnp.ones((2, 3)), gradient=jnp.ones((2, 3)), contexts=jnp.linspace(0, 1, 5)) | changed
     return wm.solve_metric(lambda s, p: p[0] * (1 - s) + p[1] * s, **rest)
@@ -57,6 +65,11 @@ def one_logit(w, x):
 def walk(**changed):
     rest = dict(f=call, weights=NET, objective=task, memory=X, method=sgd, steps=2, key=KEY) | changed
     return wm.walk(**rest)
+
+
+def sequence(tasks=None, memories=None, **changed):
+    rest = dict(method=wm.PenalisedDescent(optax.sgd(0.1), 1.0, 2), steps=2, key=KEY) | changed
+    return wm.walk_sequence(call, NET, [task, task] if tasks is None else tasks, memories or [X, X], **rest)
 
 
 def curve(**changed):
@@ -214,6 +227,18 @@ TABLE = [
     ("geodesic", lambda: curve(inputs=EMPTY), V, "at least one input"),
     ("geodesic", lambda: curve(weights=NOTHING), V, "no floating-point array"),
     # walks
+    ("walk_sequence", lambda: sequence([]), V, "give at least one"),
+    ("walk_sequence", lambda: sequence(memories=[X]), V, "as many memories"),
+    ("walk_sequence", lambda: sequence([task, X]), T, r"wm\.objectives|AbstractObjective"),
+    ("walk_sequence", lambda: sequence([task, lambda ends: X]), T, r"wm\.objectives"),
+    ("walk_sequence", lambda: sequence(method=0.1), T, r"wm\.PenalisedDescent|AbstractMethod"),
+    ("walk_sequence", lambda: sequence(method=lambda ends: 0.1), T, "no method of walk|AbstractMethod"),
+    ("walk_sequence", lambda: sequence(memories=[X, EMPTY]), V, "at least one input"),
+    ("walk_sequence", lambda: sequence(memories=[X, X[:, :2]]), V, r"than memories\[0\]"),
+    ("walk_sequence", lambda: sequence(method=wm.PenalisedDescent(optax.sgd(0.1), 1.0, 13)), V, "lower it"),
+    ("walk_sequence", lambda: sequence(steps=[1]), V, "one for each"),
+    ("walk_sequence", lambda: sequence(steps=0), V, "at least 1"),
+    ("walk_sequence", lambda: sequence(steps=1.5), T, COUNT),
     ("walk", lambda: walk(steps=0), V, "at least 1"),
     ("walk", lambda: walk(steps=2.5), T, COUNT),
     ("walk", lambda: walk(method=optax.sgd), T, r"wm\.PenalisedDescent|AbstractMethod"),
@@ -333,6 +358,62 @@ TABLE = [
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(jnp.arange(3), jnp.ones((2, 3))), T, "astype"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(ARRAY, jnp.ones((2, 3), jnp.complex64)), T, "two real arrays"),
     ("rivals.ogd_projection", lambda: wm.rivals.ogd_projection(COMPLEX["w"], jnp.ones((2, 3))), T, "two real arrays"),
+    # many tasks
+    ("rivals.ewc_penalties", lambda: wm.rivals.ewc_penalties(NET, [NET], []), V, "for each start"),
+    ("rivals.ewc_penalties", lambda: wm.rivals.ewc_penalties(NET, [NET], [MANY]), V, "structure"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, PART, 1.5), V, r"in \[0, 1\].*1 forgets nothing"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, PART, -0.5), V, "gamma must be finite and at least 0"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, MANY), V, "structure"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(None, NET, IMAGINARY), T, "two real arrays"),
+    ("rivals.online_ewc", lambda: wm.rivals.online_ewc(wm.rivals.Anchor(NET, MANY), NET, PART), V, "the anchor's fisher"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([], 4), V, "give the classes of at least one"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1,)], 4), V, "at least two classes"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1, 1)], 4), V, "each once"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1, 4)], 4), V, "between 0 and 3"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(1, 2.0)], 4), T, COUNT),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([0, 1], 4), T, r"give \[\(0, 1\)|Sequence"),
+    ("rivals.class_masks", lambda: wm.rivals.class_masks([(0, 1)], 1), V, "at least 2"),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS[0], np.ones((3, 4), bool)), (V, T), r"wm\.rivals\.class_masks|mask"),
+    ("rivals.told", lambda: wm.rivals.told(LABELS[:4], np.ones(4, bool)), T, "astype|Float"),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.ones(4)), T, r"wm\.rivals\.class_masks|Bool"),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.ones(3, bool)), (V, T), r"wm\.rivals\.class_masks|mask"),
+    ("rivals.told", lambda: wm.rivals.told(OUTPUTS, np.arange(4) == 1), V, "widen the mask"),
+    ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], LABELS[0], np.arange(4) > 1), V, "give the mask of its task"),
+    ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], LABELS[0] + 9, np.arange(4) > 1), V, "between 0 and 3"),
+    ("rivals.told_cross_entropy", lambda: wm.rivals.told_cross_entropy(OUTPUTS[0], ARRAY[0], np.arange(4) > 1), T, "astype"),
+    # relevance maps
+    ("rivals.relevance.split", lambda: mapped(sharpness=0.0), V, "sharpness must be finite and above 0"),
+    ("rivals.relevance.split", lambda: mapped(own=("head",)), V, "choose among 'layers'"),
+    ("rivals.relevance.split", lambda: mapped(own=("layers",)), V, "name fewer layers in own"),
+    ("rivals.relevance.split", lambda: mapped([NET.layers[0], NET.layers[0]]), V, r"nn\.Shared"),
+    ("rivals.relevance.split", lambda: mapped(NOTHING, own=("head",)), V, "leave own out"),
+    ("rivals.relevance.split", lambda: mapped(modulated), V, r"net\.at\(s\)"),
+    ("rivals.relevance.split", lambda: mapped([eqx.nn.Linear(2, 2, dtype=jnp.complex64, key=KEY)]), T, "two real arrays"),
+    ("rivals.relevance.apply", lambda: wm.rivals.relevance.apply({}, mapped()[1]), V, "structure"),
+    ("rivals.relevance.apply", lambda: wm.rivals.relevance.apply(*mapped(), mapped()[0]), T, "give what freeze returns"),
+    ("rivals.relevance.penalty", lambda: wm.rivals.relevance.penalty(wm.rivals.relevance.TaskMap({}, NET, 1.0)), V, r"by wm\.rivals\.relevance\.split"),
+    ("rivals.relevance.free", lambda: wm.rivals.relevance.free(mapped()[0], mapped()[0]), T, "give what freeze returns"),
+    ("rivals.relevance.free", lambda: wm.rivals.relevance.free({}, mapped()[0]), V, "structure"),
+    ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(mapped()[1], 1.0), V, r"in \[0, 1\)"),
+    ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(mapped()[1]), V, r"freeze\(rounded\(task\)\)"),
+    ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(wm.rivals.relevance.rounded(mapped()[1]), mapped()[0]), T, "give what freeze returns"),
+    ("rivals.relevance.share", lambda: wm.rivals.relevance.share(mapped()[0]), V, "give what freeze returns"),
+    # generative replay
+    ("rivals.generative.VAE", lambda: wm.rivals.generative.VAE((1, 6, 8), key=KEY), V, "give fewer widths"),
+    ("rivals.generative.VAE", lambda: wm.rivals.generative.VAE((1, 8, 8), widths=(), key=KEY), V, "at least one"),
+    ("rivals.generative.VAE", lambda: wm.rivals.generative.VAE((1, 8, 8), 0, key=KEY), V, "sizes must be positive"),
+    ("rivals.generative.VAE", lambda: coder().encode(IMAGE), V, "give in_shape"),
+    ("rivals.generative.VAE", lambda: coder().decode(ARRAY), V, r"jax\.vmap for a batch"),
+    ("rivals.generative.kl", lambda: wm.rivals.generative.kl(ARRAY, ARRAY[:2]), (V, T), r"vae\.encode|log_variance"),
+    ("rivals.generative.kl", lambda: wm.rivals.generative.kl(LABELS, LABELS), T, "astype|Float"),
+    ("rivals.generative.elbo", lambda: wm.rivals.generative.elbo(coder(), IMAGE[None], key=KEY), V, "in_shape the size"),
+    ("rivals.generative.elbo", lambda: wm.rivals.generative.elbo(coder(), jnp.zeros((0, 1, 4, 4)), key=KEY), V, "n of at least 1"),
+    ("rivals.generative.elbo", lambda: wm.rivals.generative.elbo(coder(), jnp.zeros((1, 1, 4, 4), jnp.float16), key=KEY), T, r"images\.astype"),
+    ("rivals.generative.sample", lambda: wm.rivals.generative.sample(coder(), 0, key=KEY), V, "at least 1"),
+    ("rivals.generative.sample", lambda: wm.rivals.generative.sample(coder(), 1.5, key=KEY), T, COUNT),
+    ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), pair, NET, 0, key=KEY), V, "at least 1"),
+    ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), one_logit, NET, 1, key=KEY), V, "one output a class"),
+    ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), lambda w, x: (x, x), NET, 1, key=KEY), T, "must return its logits"),
     # low-rank adaptation
     ("rivals.lora.adapt", lambda: adapted(rank=0), V, "rank must be at least 1"),
     ("rivals.lora.adapt", lambda: adapted(rank=5), V, "train a layer in full instead"),
@@ -418,7 +499,8 @@ TABLE = [
 
 RESULTS = {  # made by the library, never by a caller
     "Dataset", "Splits", "Texts", "Words", "Preset", "InferredContext", "MetricSolution", "BasisPoints", "ManifoldArray", "Direction",
-    "Geodesic", "InvariantDimension", "Krylov", "Path", "SpectralDensity", "Spectrum",
+    "Geodesic", "InvariantDimension", "Krylov", "Path", "SpectralDensity", "Spectrum", "rivals.Anchor",
+    "rivals.relevance.TaskMap",
 }  # fmt: skip
 UNCHECKED = {
     "objectives.AbstractObjective": "abstract",
@@ -440,7 +522,16 @@ def test_the_table_is_long_enough():
 
 def test_every_public_callable_is_in_the_table():
     own = {name: getattr(wm, name) for name in dir(wm) if not name.startswith("_")}
-    for name in ("objectives", "distances", "models", "rivals", "rivals.lora", "transforms"):
+    for name in (
+        "objectives",
+        "distances",
+        "models",
+        "rivals",
+        "rivals.lora",
+        "rivals.relevance",
+        "rivals.generative",
+        "transforms",
+    ):
         module = operator.attrgetter(name)(wm)
         here = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "").startswith(module.__name__)}
         own |= {f"{name}.{k}": v for k, v in here.items() if not k.startswith("_")}

@@ -100,6 +100,7 @@ assert wm.Preset("quick", 1).seeds == 1
 assert wm.preset and wm.transforms.rotate and wm.geodesic
 """)
 
+    @pytest.mark.thorough
     def test_every_module_can_be_the_first(self):
         """No order of imports is needed: neither a cycle nor a name that another import has left."""
         files = [path for path in sorted((ROOT / "wmlib").rglob("*.py")) if path.name != "_replay.py"]  # a program

@@ -155,13 +155,17 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("notebooks/**/*.py", [*_LAB, *(r.name for r in EXTRAS["book"])]),
         (".ci/try_wheel.py", _CORE),
         (".ci/check_*.py", [r.name for r in EXTRAS["book"]]),
-        # nbformat comes with nbclient, where it is asked for; torch is done without.
-        *((f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "torch"]) for folder in ("manifolds", "paths", "lab")),
+        # nbformat and traitlets come with nbclient, where it is asked for; torch is done without.
+        *(
+            (f"tests/{folder}/**/*.py", [*_TEST, "nbformat", "traitlets", "torch"])
+            for folder in ("manifolds", "paths", "lab")
+        ),
         # Peers, which the tests are skipped without.
         ("tests/models/**/*.py", [*_TEST, "torch", "transformers", *(r.name for r in EXTRAS["pretrained"])]),
         ("tests/rivals/**/*.py", [*_TEST, "torch", "peft", "transformers"]),
         ("tests/test_packaging.py", _TEST),
         ("tests/conftest.py", _TEST),
+        ("tests/startup/*.py", _TEST),
         (
             "tests/*.py",
             [

@@ -40,6 +40,7 @@ from .paths import objectives as objectives
 from .paths import spectral_density as spectral_density
 from .paths import spectrum as spectrum
 from .paths import walk as walk
+from .paths import walk_sequence as walk_sequence
 
 if TYPE_CHECKING:
     from . import lab as lab

@@ -67,9 +67,8 @@ def by_files() -> Iterator[Config]:
 
     By default it is reached by ports, and one found free for this kernel can be taken by another before this one binds it.
     """
-    short = (
-        "/tmp" if os.path.isdir("/tmp") else None
-    )  # TMPDIR may be long, and the path of a socket has at most 107 bytes
+    # TMPDIR may be long, and the path of a socket has at most 107 bytes.
+    short = "/tmp" if os.path.isdir("/tmp") else None
     with tempfile.TemporaryDirectory(prefix="wm-", dir=short) as folder:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 

@@ -107,3 +107,23 @@ def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map(ask, range(2)) == [[0.0, 1.0, 2.0]] * 2
     assert len([*tmp_path.glob("called-*")]) == 1
+
+
+def other(recipe):
+    return train(recipe)
+
+
+def test_a_place_is_told_by_name_recipe_and_code():
+    found = [
+        cache.place(name, recipe, code)
+        for name in ("a", "b")
+        for recipe in ({"seed": 0}, {"seed": 1})
+        for code in (train, other)
+    ]
+    assert len(set(found)) == 8
+    assert all(path.parent == cache.cache_folder() and not path.exists() for path in found)
+    assert cache.place("a", {"x": 1, "y": 2}, train) == cache.place("a", {"y": 2, "x": 1}, train)
+    with pytest.raises(ValueError, match="letters, digits"):
+        cache.place("a/b", {}, train)
+    with pytest.raises(ValueError, match="recipe must hold"):
+        cache.place("a", {"net": network()}, train)

@@ -277,13 +277,34 @@ GRADIENTS_TOO = (
 )
 
 
+# Settings of layers that are tried in others too.
+VARIANTS = (
+    "linear, narrow",
+    "linear, no bias",
+    "mlp, other activations",
+    "conv1d, one-sided padding",
+    "conv2d, fewer filters",
+    "conv2d, uneven",
+    "conv2d, pointwise",
+    "conv2d, large kernel",
+    "conv2d, replicate",
+    "conv2d, circular",
+    "transposed conv1d",
+    "lstm under scan",
+)
+
+
+def _layers(names):
+    return [pytest.param(name, marks=[pytest.mark.thorough] * (name in VARIANTS)) for name in names]
+
+
 class TestSameAsWeightsBuiltForEachExample:
-    @pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer not in GRADIENTS_TOO])
+    @pytest.mark.parametrize("layer", _layers(layer for layer in LAYERS if layer not in GRADIENTS_TOO))
     def test_in_outputs_through(self, layer):
         net = modulate(fill(LAYERS[layer].make), wm.Ellipse())
         assert_equals_naive(net, LAYERS[layer].inputs, contexts(net.manifold, B), gradients=False)
 
-    @pytest.mark.parametrize("layer", GRADIENTS_TOO)
+    @pytest.mark.parametrize("layer", _layers(GRADIENTS_TOO))
     def test_in_outputs_and_gradients_through(self, layer):
         net = modulate(fill(LAYERS[layer].make), wm.Ellipse())
         assert_equals_naive(net, LAYERS[layer].inputs, contexts(net.manifold, B))

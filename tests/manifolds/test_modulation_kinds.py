@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import subprocess
 import sys
 
@@ -60,6 +61,7 @@ def standard():
 FLOATS = ["float32", "bfloat16", "float16"]
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(
     of_weight=st.sampled_from(FLOATS),
@@ -69,22 +71,47 @@ FLOATS = ["float32", "bfloat16", "float16"]
     memory=st.sampled_from([None, 0]),
 )
 def test_a_product_keeps_the_type_and_value_of_the_built_one(of_weight, of_x, sizes, positions, memory):
+    _product(of_weight, of_x, sizes, positions, memory)
+
+
+@pytest.mark.parametrize(
+    ("of_weight", "of_x", "positions", "memory"),
+    [
+        ("float32", "bool", None, None),
+        ("float32", "complex64", 6, 0),
+        ("bfloat16", "float32", 6, None),
+        ("float16", "int8", None, 0),
+    ],
+)
+def test_a_product_of_two_types_is_the_built_one(of_weight, of_x, positions, memory):
+    _product(of_weight, of_x, (4, 3), positions, memory)
+
+
+def _product(of_weight, of_x, sizes, positions, memory):
     shape = (sizes[1],) if positions is None else (sizes[1], positions)
     x = (3 * numbers(*shape, seed=2)).at[0].set(1).astype(of_x)
     net = modulated(1 + 0.2 * numbers(*sizes, seed=1).astype(of_weight), jnp.matmul, memory=memory)
 
-    def energy(forward):
-        return jax.value_and_grad(lambda s: jnp.sum(jnp.abs(forward(s)).astype(jnp.float32)))(jnp.float32(0.3))
+    @jax.jit  # one program, where operation by operation there would be many
+    def both(s):
+        def energy(s, forward):
+            y = forward(s)
+            return jnp.sum(jnp.abs(y).astype(jnp.float32)), y
+
+        return [
+            jax.value_and_grad(energy, has_aux=True)(s, forward)
+            for forward in (lambda s: net(x, s), lambda s: net.at(s)(x))
+        ]
 
     inexact = of_x if jnp.issubdtype(jnp.dtype(of_x), jnp.inexact) else of_weight
     eps = max(float(jnp.finfo(of_weight).eps), float(jnp.finfo(inexact).eps))
-    scale = 1 + float(jnp.abs(x.astype(jnp.float32) if of_x != "complex64" else x).sum())
-    got, wanted = net(x, 0.3), net.at(0.3)(x)
+    wide = np.complex64 if of_x == "complex64" else np.float32
+    scale = 1 + float(np.abs(np.asarray(x, wide)).sum())
+    ((value, got), slope), ((wanted_value, wanted), wanted_slope) = both(np.float32(0.3))
     assert got.dtype == wanted.dtype
-    assert float(jnp.abs(got - wanted).max()) <= 16 * eps * scale
-    (value, slope), (wanted, wanted_slope) = energy(lambda s: net(x, s)), energy(lambda s: net.at(s)(x))
+    assert float(np.abs(np.asarray(got, wide) - np.asarray(wanted, wide)).max()) <= 16 * eps * scale
+    assert abs(value - wanted_value) <= 64 * eps * scale
     # The slope in s adds over all entries, in the type of the weights where they are built.
-    assert abs(value - wanted) <= 64 * eps * scale
     assert abs(slope - wanted_slope) <= 64 * eps * scale * max(sizes)
 
 
@@ -117,9 +144,18 @@ SHAPES_OF_CONV = st.tuples(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=8, deadline=None)
 @given(sizes=SHAPES_OF_CONV, dilation=st.integers(1, 2), manifold=st.sampled_from([wm.Line(), wm.Ellipse()]))
-def test_combining_and_building_a_convolution_agree_in_values_and_gradients(sizes, dilation, manifold):
+def test_combining_and_building_any_convolution_agree_in_values_and_gradients(sizes, dilation, manifold):
+    _convolution(sizes, dilation, manifold)
+
+
+def test_combining_and_building_a_convolution_agree_in_values_and_gradients():
+    _convolution((2, 3, 3, 2, 1), 2, wm.Ellipse())
+
+
+def _convolution(sizes, dilation, manifold):
     c_in, c_out, kernel, stride, padding = sizes
     conv = eqx.nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, key=KEY)
     _agree(conv, (3, c_in, 7, 6), manifold)
@@ -248,9 +284,22 @@ def test_a_manifold_that_was_exchanged_is_refused():
             use()
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.sampled_from([wm.Line(), wm.Ellipse()]), st.lists(st.integers(1, 3), min_size=1, max_size=2), st.booleans())
-def test_an_ensemble_is_called_network_by_network(manifold, sizes, compiled):
+ENSEMBLES = st.sampled_from([[1], [3], [2, 3]])  # few shapes: each compiles anew
+
+
+@pytest.mark.thorough
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from([wm.Line(), wm.Ellipse()]), ENSEMBLES, st.booleans())
+def test_any_ensemble_is_called_network_by_network(manifold, sizes, compiled):
+    _called(manifold, sizes, compiled)
+
+
+@pytest.mark.parametrize(("sizes", "compiled"), [([3], False), ([2, 3], True)])
+def test_an_ensemble_is_called_network_by_network(sizes, compiled):
+    _called(wm.Ellipse(), sizes, compiled)
+
+
+def _called(manifold, sizes, compiled):
     def make(key):
         return wm.modulate(eqx.nn.Linear(2, 2, key=key), manifold, key=key)
 
@@ -317,9 +366,18 @@ def test_a_context_of_complex_numbers_is_refused(context):
             use()
 
 
+@pytest.mark.thorough
 @settings(max_examples=10, deadline=None)
-@given(st.sampled_from([wm.Line(), wm.Ellipse(), wm.Simplex(3)]), st.lists(st.integers(1, 3), min_size=1, max_size=2))
-def test_ensembles_are_preconditioned_network_by_network(manifold, sizes):
+@given(st.sampled_from([wm.Line(), wm.Ellipse(), wm.Simplex(3)]), ENSEMBLES)
+def test_all_ensembles_are_preconditioned_network_by_network(manifold, sizes):
+    _preconditioned(manifold, sizes)
+
+
+def test_ensembles_are_preconditioned_network_by_network():
+    _preconditioned(wm.Simplex(3), [2, 3])
+
+
+def _preconditioned(manifold, sizes):
     def make(key):
         return wm.modulate(eqx.nn.Linear(2, 3, key=key), manifold, key=key)
 
@@ -411,16 +469,26 @@ def test_one_logit_has_no_entropy_to_choose_by():
             wm.infer_context(lambda x, s, n=classes: jnp.zeros(n), numbers(3, 2), jnp.arange(3) / 3)
 
 
-@pytest.mark.parametrize("memory", [-1, 1.5, True, "1"])
-def test_a_memory_that_is_none_is_refused(memory):
-    script = f"import jax, equinox as eqx, wmlib as wm; k = jax.random.key(0)\nwm.modulate(eqx.nn.Linear(2, 2, key=k), wm.Line(), key=k, memory={memory!r})"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "Error: memory, a number of bytes or None for the default, must be " in answer.stderr
+def test_a_memory_that_is_none_is_refused():
+    # As users meet it, without the tests' own type checks.
+    script = (
+        "import jax, equinox as eqx, wmlib as wm; k = jax.random.key(0)\n"
+        "for memory in (-1, 1.5, True, '1'):\n"
+        "    try: print(wm.modulate(eqx.nn.Linear(2, 2, key=k), wm.Line(), key=k, memory=memory))\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    lines = answer.splitlines()
+    assert len(lines) == 4
+    for line, memory in zip(lines, ("-1", "1.5", "True", "'1'"), strict=True):
+        assert re.search(
+            rf"Error memory, a number of bytes or None for the default, must be .*{re.escape(memory)}", line
+        ), line
 
 
 SHARDED = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import equinox as eqx, jax, jax.numpy as jnp, wmlib as wm
 from jax.sharding import AxisType, PartitionSpec as P, reshard
 key = jax.random.key

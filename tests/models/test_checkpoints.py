@@ -91,6 +91,11 @@ BERT = dict(vocab_size=11, max_position_embeddings=9, type_vocab_size=3, classif
 VIT = dict(image_size=8, patch_size=4, num_channels=2)
 
 
+@eqx.filter_jit
+def logits_and_states(net, *arguments):
+    return jax.vmap(net)(*arguments), jax.vmap(net.hidden)(*arguments)
+
+
 def agree(ours, model, arguments, batch):
     """Logits and last states on a batch; and on the same through a file of ours."""
     import torch
@@ -100,7 +105,7 @@ def agree(ours, model, arguments, batch):
         given = {name: torch.tensor(x) for name, x in batch.items()}
         outputs, states = model(**given), base(**given).last_hidden_state
         wanted = outputs.logits if "logits" in outputs else outputs.prediction_logits
-    logits, hidden = eqx.filter_jit(lambda *x: (jax.vmap(ours)(*x), jax.vmap(ours.hidden)(*x)))(*arguments)
+    logits, hidden = logits_and_states(ours, *arguments)
     np.testing.assert_allclose(logits, wanted.numpy(), atol=1e-5)
     np.testing.assert_allclose(hidden, states.numpy(), atol=1e-5)
     return outputs

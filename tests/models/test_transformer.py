@@ -92,7 +92,9 @@ class TestShapes:
 
 
 class TestPadding:
-    @pytest.mark.parametrize("head", ["classification", "mean", "words"])
+    @pytest.mark.parametrize(
+        "head", ["words", *(pytest.param(head, marks=pytest.mark.thorough) for head in ("classification", "mean"))]
+    )
     def test_does_not_change_the_answer(self, head):
         net = fill(**TEXT, head=head)
         alone, padded = run(net, TOKENS[:5]), run(net, TOKENS, MASK)
@@ -103,7 +105,9 @@ class TestPadding:
         net = fill(**TEXT)
         np.testing.assert_array_equal(run(net, TOKENS, MASK), run(net, TOKENS, MASK == 1))
 
-    @pytest.mark.parametrize("head", ["classification", "mean", "words"])
+    @pytest.mark.parametrize(
+        "head", ["mean", *(pytest.param(head, marks=pytest.mark.thorough) for head in ("classification", "words"))]
+    )
     def test_of_a_whole_text_gives_no_nan_in_value_or_gradient(self, head):
         net, nothing = fill(**TEXT, head=head), np.zeros(7, int)
         for key in (None, KEY):
@@ -208,7 +212,7 @@ class TestDropout:
         assert jnp.abs(plain - dropped).max() > 1e-4
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.thorough)])
 def test_in_half_precision_is_near_what_it_is_in_full(dtype):
     for net, arguments in ((fill(**TEXT), (TOKENS, MASK)), (fill(**IMAGE), (image(2, 8, 8),))):
         half = jax.tree.map(lambda x: x.astype(dtype), net)
@@ -258,7 +262,11 @@ class TestHeads:
 
 class TestUse:
     @pytest.mark.parametrize(
-        "options", [TEXT | dict(head="words"), IMAGE | dict(stem="convolutions")], ids=["text", "image"]
+        "options",
+        [
+            pytest.param(TEXT | dict(head="words"), id="text"),
+            pytest.param(IMAGE | dict(stem="convolutions"), id="image", marks=pytest.mark.thorough),
+        ],
     )
     def test_can_be_modulated_as_it_is(self, options, monkeypatch):
         net = wm.modulate(fill(**options | dict(depth=1)), wm.Ellipse(), key=KEY)
@@ -269,7 +277,7 @@ class TestUse:
         together = jax.jit(jax.vmap(lambda *x: net(*x, s)))(*arguments)
         np.testing.assert_allclose(together, built, atol=1e-5)
 
-    @pytest.mark.parametrize("keep", [False, True])
+    @pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.thorough)])
     def test_has_a_metric_of_its_function(self, keep):
         net, inputs = fill(**TEXT | dict(depth=1), head="mean"), jnp.stack([TOKENS, TOKENS[::-1]])
         weights = eqx.filter(net, eqx.is_inexact_array)

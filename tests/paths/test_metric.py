@@ -104,7 +104,13 @@ def relative(a, b) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+# Of what each layer does, one network; the others for the thorough.
+_MORE = ("layer normalised", "residual, by layer", "residual, by group", "concat", "embed")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.thorough] * (kind in _MORE)) for kind in NETWORKS]
+)
 def test_a_product_equals_the_dense_one(kind):
     make, f, inputs = NETWORKS[kind]
     net = make()
@@ -401,7 +407,7 @@ def test_what_is_no_fault_of_the_function_goes_through(error):
 
 SHARDED = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import operator, jax, jax.numpy as jnp, equinox as eqx, numpy as np, optax, wmlib as wm
 from jax.sharding import AxisType, PartitionSpec as P, reshard
 key = jax.random.key
@@ -413,14 +419,19 @@ def ask(net, x, v, batch, keep, divided=False):
     found += [wm.spectral_density(metric, key=key(3), probes=1, dimension=3).nodes]
     found += [wm.geodesic(operator.call, net, v, x, time=0.1, points=2).lengths] if keep else []
     labels = reshard(jnp.arange(12) % 3, P("d")) if divided else jnp.arange(12) % 3
-    task, start = wm.objectives.Task(operator.call, x, labels, 4), jax.tree.map(lambda a: 0.9 * a, v)
+    task = wm.objectives.Task(operator.call, x, labels, 4)
     methods = [wm.PenalisedDescent(optax.sgd(0.1), memory_batch=None if keep else 4), wm.ExactDirections(1.0, 0.01, 3)]
     for method in methods:
         path = wm.walk(operator.call, net, task, x, method=method, steps=2, key=key(0), held_out=x, batch=batch)
         found += [path.lengths, path.drift]
     found += [wm.rivals.fisher_diagonal(operator.call, net, x, batch=batch)]
     found += [jnp.abs(wm.rivals.ogd_basis(operator.call, net, x, labels, batch=batch)).sum()]
-    found += [wm.rivals.replay_loss(operator.call, net, x, labels), wm.rivals.lwf_loss(operator.call, net, net, x, 2)]
+    return [np.asarray(a) for a in jax.tree.leaves(found)]
+def ask_once(net, x, v, divided=False):
+    "What knows of no batches."
+    labels = reshard(jnp.arange(12) % 3, P("d")) if divided else jnp.arange(12) % 3
+    start = jax.tree.map(lambda a: 0.9 * a, v)
+    found = [wm.rivals.replay_loss(operator.call, net, x, labels), wm.rivals.lwf_loss(operator.call, net, net, x, 2)]
     found += [wm.rivals.der_loss(operator.call, net, x, jax.vmap(net)(x) + 1, labels), wm.rivals.l2_penalty(v, start)]
     found += [jax.vmap(wm.objectives.cross_entropy)(jax.vmap(net)(x), labels), wm.rivals.agem_projection(v, start)]
     for name in ("squared_error", "kl", "hellinger", "bhattacharyya"):
@@ -428,11 +439,13 @@ def ask(net, x, v, batch, keep, divided=False):
         found += [jax.vmap(distance)(jax.vmap(net)(x), jax.vmap(net)(2 * x)), distance(y, jnp.ones(8))]
     return [np.asarray(a) for a in jax.tree.leaves(found)]
 cases = [(500, False), (500, True), (5, False)]
-alone = [ask(net, x, v, *case) for case in cases]
+alone = [*(ask(net, x, v, *case) for case in cases), ask_once(net, x, v)]
 with jax.set_mesh(jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))):
     whole = lambda tree: jax.tree.map(lambda a: reshard(a, P()) if eqx.is_array(a) else a, tree)
-    for case, expected in zip(cases, alone):
-        for a, b in zip(ask(whole(net), reshard(x, P("d")), whole(v), *case, True), expected):
+    placed = whole(net), reshard(x, P("d")), whole(v)
+    there = [*(ask(*placed, *case, True) for case in cases), ask_once(*placed, True)]
+    for found, expected in zip(there, alone, strict=True):
+        for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 """
 

@@ -1,5 +1,6 @@
 """The mechanisms that functionally invariant paths are compared with, each against an independent reference."""
 
+import functools
 import operator
 
 import equinox as eqx
@@ -125,7 +126,9 @@ class TestEWC:
 
 class TestGEM:
     @settings(max_examples=20, deadline=None)
-    @given(st.integers(1, 5), st.integers(6, 20), st.integers(0, 10_000), st.sampled_from([0.0, 0.5]))
+    @given(
+        st.sampled_from([1, 2, 5]), st.sampled_from([6, 7, 20]), st.integers(0, 10_000), st.sampled_from([0.0, 0.5])
+    )  # fmt: skip
     def test_solves_the_quadratic_program(self, memories, size, seed, margin):
         draw = np.random.default_rng(seed)
         g, constraints = draw.normal(size=size), draw.normal(size=(memories, size))
@@ -181,14 +184,15 @@ class TestGEM:
 class TestOGD:
     def test_is_the_projection_that_qr_makes(self, net, images):
         basis = np.asarray(rivals.ogd_basis(operator.call, net, images, LABELS, batch=3))
-        rows = [flat(eqx.filter_grad(lambda n, i=i: n(images[i])[LABELS[i]])(net)) for i in range(len(images))]
+        of_one = eqx.filter_jit(eqx.filter_grad(lambda n, x, y: n(x)[y]))
+        rows = [flat(of_one(net, x, y)) for x, y in zip(images, LABELS, strict=True)]
         q, _ = np.linalg.qr(np.stack(rows).T)
         np.testing.assert_allclose(basis.T @ basis, q @ q.T, atol=1e-4)
         np.testing.assert_allclose(basis @ basis.T, np.eye(len(images)), atol=1e-5)
 
     def test_leaves_nothing_along_the_memories(self, net, images):
         basis = rivals.ogd_basis(operator.call, net, images, LABELS)
-        gradient = eqx.filter_grad(lambda n: rivals.replay_loss(operator.call, n, images, LABELS))(net)
+        gradient = eqx.filter_jit(eqx.filter_grad(lambda n: rivals.replay_loss(operator.call, n, images, LABELS)))(net)
         left = rivals.ogd_projection(gradient, basis)
         assert jax.tree.structure(left) == jax.tree.structure(gradient)
         assert np.abs(np.asarray(basis) @ flat(left)).max() < 1e-6
@@ -249,6 +253,7 @@ class TestLwF:
         assert np.abs(flat(gradient)).max() < 1e-6
 
 
+@eqx.filter_jit
 def one_by_one(f, weights, inputs):
     """The diagonal of the Fisher matrix by its definition, from whole Jacobians."""
     dynamic, static = eqx.partition(weights, eqx.is_inexact_array)
@@ -263,6 +268,7 @@ def one_by_one(f, weights, inputs):
     return jax.tree.map(lambda x: x.mean(axis=0), jax.vmap(of_one)(inputs))
 
 
+@functools.cache  # a program is compiled for each function
 def a_kind(kind, size, classes):
     """A network of a kind, how it is called, and how many of its matrices are used once, with one vector."""
     keys = jax.random.split(jax.random.key(size), 4)
@@ -301,10 +307,16 @@ KINDS = [
 ]  # fmt: skip
 
 
+# What the rule finds in these is asked of all kinds below; their numbers are for the thorough.
+LIKE_OTHERS = ("without biases", "a layer twice", "also read", "frozen", "unused")
+
+
 class TestFactors:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(
+        "kind", [pytest.param(kind, marks=[pytest.mark.thorough] * (kind in LIKE_OTHERS)) for kind in KINDS]
+    )
     @settings(max_examples=4, deadline=None)
-    @given(size=st.integers(1, 6), classes=st.integers(2, 4), batch=st.sampled_from([None, 1, 3]))
+    @given(size=st.sampled_from([1, 2, 5]), classes=st.sampled_from([2, 4]), batch=st.sampled_from([None, 1, 3]))
     def test_fisher_is_its_definition_for_every_kind_of_network(self, kind, size, classes, batch):
         weights, f, _ = a_kind(kind, size, classes)
         inputs = jax.random.normal(jax.random.key(classes), (4, 6))
@@ -332,7 +344,7 @@ class TestScales:
     @pytest.mark.thorough
     @settings(max_examples=25, deadline=None)
     @given(
-        memories=st.integers(1, 4), seed=st.integers(0, 1000), power=st.integers(-24, 24), others=st.integers(-24, 24),
+        memories=st.sampled_from([1, 4]), seed=st.integers(0, 1000), power=st.integers(-24, 24), others=st.integers(-24, 24),
     )  # fmt: skip
     def test_a_projection_scales_with_the_gradient_and_not_with_the_memories(self, memories, seed, power, others):
         g, recalled = (
@@ -473,7 +485,7 @@ class TestLabels:
     @settings(max_examples=20, deadline=None)
     @given(shape=st.lists(st.integers(1, 5), max_size=2), compiled=st.booleans())
     def test_those_of_another_shape_are_refused_with_the_cure(self, shape, compiled):
-        w, x, labels = jnp.ones((5, 3)), jnp.ones((7, 3)), jnp.zeros((7, *shape), int)
+        w, x, labels = jnp.ones((5, 3)), jnp.ones((7, 3)), jnp.asarray(np.zeros((7, *shape), np.int32))
         losses = [
             lambda y: rivals.replay_loss(jnp.matmul, w, x, y),
             lambda y: rivals.der_loss(jnp.matmul, w, x, jnp.ones((7, 5)), y),

@@ -27,6 +27,36 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wmlib"
 
 
+def place(name: str, recipe: Mapping[str, Any], code: Callable[..., Any]) -> Path:
+    """A folder of the cache for what a recipe and a function's code make, such as the ends of `wm.walk_sequence`.
+
+    **Arguments:** `name`, for people; `recipe`, whatever decides the result, JSON holds it; `code`, a function of a module or
+    of a chapter, whose digest (`wmlib.lab.fingerprints`) tells the folder from those of its earlier versions.
+
+    **Returns:** the path, which need not exist yet.
+
+    **Raises:** `ValueError` for a name that is no file's, or a recipe that JSON does not hold.
+
+    **Example:** `folder = wm.lab.cache.place("five-tasks", {**config, "seed": seed}, evaluate)`
+    """
+    _check_name(name)
+    return (
+        cache_folder() / f"{name}-{hashlib.sha256(f'{_words(recipe)} {fingerprint(code)}'.encode()).hexdigest()[:16]}"
+    )
+
+
+def _check_name(name):
+    if not name or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"the name must be one of letters, digits, - and _, for a file is called so; got {name!r}")
+
+
+def _words(recipe):
+    try:
+        return json.dumps(recipe, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the recipe must hold numbers, texts, lists and the like: {error}") from error
+
+
 def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping[str, Any], like: PyTree) -> PyTree:
     """Weights made by a recipe: read where they have been made before, else made, and kept.
 

@@ -16,6 +16,8 @@ from .krylov import lanczos as lanczos
 from .krylov import spectral_density as spectral_density
 from .krylov import spectrum as spectrum
 from .metric import FunctionMetric as FunctionMetric
+from .sequences import Walks as Walks
+from .sequences import walk_sequence as walk_sequence
 from .walk import AbstractMethod as AbstractMethod
 from .walk import Path as Path
 from .walk import PenalisedDescent as PenalisedDescent

@@ -7,10 +7,17 @@ Continual learning (Raghavan et al. 2024), the mechanism alone. A penalty or los
 task: `l2_penalty`, `ewc_penalty` (with `fisher_diagonal`), `replay_loss`, `der_loss`, `lwf_loss`. A projection of its
 gradient: `gem_projection`, `agem_projection`, `ogd_projection` (with `ogd_basis`).
 
+Over many tasks: `ewc_penalties`, one for each, or `online_ewc`, one that runs along. Outputs of one task among those of all:
+`class_masks`, `told`, `told_cross_entropy`. Maps of the weights that each task uses: `relevance` (`relevance.split`, `apply`,
+`penalty`, `free`, `rounded`, `freeze`, `share`). Replay of images that are not stored: `generative` (`generative.VAE`, `elbo`,
+`sample`, `replayed`).
+
 Fine-tuning by few weights: `lora`, low-rank adaptation (`lora.adapt`, `lora.trainable`, `lora.merge`).
 """
 
+from . import generative as generative
 from . import lora as lora
+from . import relevance as relevance
 from .conditioning.concat import Concat as Concat
 from .conditioning.embed import Embed as Embed
 from .conditioning.film import FiLM as FiLM
@@ -25,3 +32,9 @@ from .continual.lwf import lwf_loss as lwf_loss
 from .continual.ogd import ogd_basis as ogd_basis
 from .continual.ogd import ogd_projection as ogd_projection
 from .continual.replay import replay_loss as replay_loss
+from .heads import class_masks as class_masks
+from .heads import told as told
+from .heads import told_cross_entropy as told_cross_entropy
+from .online import Anchor as Anchor
+from .online import ewc_penalties as ewc_penalties
+from .online import online_ewc as online_ewc
