@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 from bs4 import BeautifulSoup, Tag
 
 # The chapters in the new form. Each new chapter is added here.
-CHAPTERS = ("manifolds/rotated_images", "manifolds/rotated_longer", "paths/continual")
+CHAPTERS = ("manifolds/rotated_images", "manifolds/rotated_longer", "paths/continual", "paths/language")
 WIDTH, LINES, WORDS = 88, 200, 160
 
 

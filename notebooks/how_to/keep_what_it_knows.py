@@ -174,7 +174,7 @@ for name, one in (("fine-tuning", tuned), ("the path", path)):
 # %% [markdown]
 # On the held-out texts of the old topics the path is right where fine-tuning is not, and its function drift, the mean distance of their logits
 # to those at the start, is less than a tenth. Rate and steps were chosen, after a look, so that fine-tuning learns the new topics too: this page shows how
-# it is done, and compares no methods. {doc}`/notebooks/paths/continual` does that.
+# it is done, and compares no methods. [Below](#when-something-else-serves-better) is what a real model said of them.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The text above, checked", "code_prompt_hide": "Hide the check"}
 assert right(net, held_out, old_labels) > 0.95
@@ -218,3 +218,38 @@ for text in ("they had bread and cheese today", "the band was very good"):
 # - **Recorded weights fill the memory.** `record=[steps]` keeps the two ends alone, and `observe=` keeps what you compute from the weights, such as
 #   accuracies, in their place.
 # - **Half precision.** A checkpoint in float16 or bfloat16 is walked in that type; cast it first where steps are small.
+
+# %% [markdown]
+# ## When something else serves better
+#
+# The rows are of {doc}`/notebooks/paths/language`, where a pretrained model rated restaurants and learned films.
+
+# %% tags=["remove-input"]
+from IPython.display import Markdown
+
+from wmlib.lab import pages
+from wmlib.lab.runs import book_results, recorded_runs
+
+rows = recorded_runs("language", "cpu", results=book_results())
+ends = {
+    what: 100 * rows.pivot(index="seed", columns="method", values=what)
+    for what in ("yelp", "imdb", "mean")
+}
+said_of = {
+    "replay": "**You have labels for the kept texts, and the new task counts more.** Replay, `wm.rivals.replay_loss`, trains on both. Beside the path it"
+    " learned {imdb} of the films and kept {yelp} of the restaurants.",
+    "LoRA with memory": "**The weights themselves must stay**, since one model serves several tasks. Put adapters into it, `wm.rivals.lora.adapt`, and walk them"
+    " with the same memory, `moving=wm.rivals.lora.trainable(...)`: {mean} in the mean of both tasks.",
+    "EWC": "**No text may be kept.** Elastic weight consolidation needs them once: {yelp} of the restaurants, {imdb} of the films; its strength has to be"
+    " searched over powers of ten.",
+    "LoRA": "**LoRA without a memory** is no way to keep anything: {yelp} of the restaurants and {imdb} of the films, at the best of seven rates.",
+}
+
+
+def beyond(method):
+    """Differences to the path, in words."""
+    gaps = {w: (ends[w][method] - ends[w]["FIP"]).dropna() for w in ends}
+    return {w: pages.interval(gap, "points", count=False) for w, gap in gaps.items()}
+
+
+Markdown("\n".join(f"- {text.format(**beyond(m))}" for m, text in said_of.items()))
