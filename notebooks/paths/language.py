@@ -602,7 +602,7 @@ DER++             1e-4:.1 1e-4:1 1e-4:10 3e-5:1 3e-4:1 1e-4:.01 3e-5:.1 1e-4:.00
 joint             1e-4:.1 1e-4:1 1e-4:10 3e-5:1 3e-4:1 1e-4:.01 3e-5:.1
 EWC               1e-4:1e2 1e-4:1e4 1e-4:1e6 3e-5:1e4 3e-4:1e4 1e-4:1e7 3e-4:1e6
 L2                1e-4:.01 1e-4:.1 1e-4:1 3e-5:.1 3e-4:.1 1e-4:3 1e-4:10
-LwF               1e-4:.1 1e-4:1 1e-4:10 3e-5:1 3e-4:1 3e-5:10 1e-5:1 1e-5:10 3e-6:1
+LwF               1e-4:.1 1e-4:1 1e-4:10 3e-5:1 3e-4:1 3e-5:10 1e-5:1 1e-5:10 3e-6:1 1e-5:30 1e-5:100
 """
 SEARCHED = dict(line.split("  ", 1) for line in SEARCHED.strip().splitlines())
 pair = lambda setting: [float(x) for x in setting.split(":")]  # noqa: E731
