@@ -43,7 +43,7 @@ pages.findings(
     before="{doc}`continual`.",
 )
 
-# %% tags=["remove-input"] mystnb={"figure": {"caption": "TODO Each bar is the 95 % interval of one comparison, in units of the least difference that matters; what the claim expects lies to the right. Right of 1 a claim of *higher* is shown, right of −1 one of *not lower*.", "name": "fig-language-verdicts"}, "image": {"alt": "TODO"}}
+# %% tags=["remove-input"] mystnb={"figure": {"caption": "The paper is right that FIP keeps the first task and LoRA, as it is compared, does not; that it was the memory, five seeds allow and do not show. Each bar is the 95 % interval of one comparison, in units of the least difference that matters; what the claim expects lies to the right. Right of 1 a claim of *higher* is shown, right of −1 one of *not lower*.", "name": "fig-language-verdicts"}, "image": {"alt": "Thirteen claims with the intervals of their comparisons. Claims 1, 2, 3, 5, 7, 10, 11 and 12 are shown; 9 is shown in two of three comparisons; 6 and 8 are undecided; 4 and 13 are contradicted, by 35 % and 18 points."}}
 figures.use_style()
 judged = verdicts.judge_chapter("paths/language", "cpu", results=book_results())
 verdicts.plot_verdicts(judged)
@@ -584,9 +584,9 @@ def tune(config, key):
 
 
 # %% [markdown]
-# Each method gets seven settings or nine: a learning rate and, where there is one, the strength of its mechanism. They are tried with the first
+# Each method gets seven settings, three get nine or eleven: a learning rate and, where there is one, the strength of its mechanism. They are tried with the first
 # seed's memory for two thirds of the steps, and the one with the best mean accuracy on 500 held-out reviews of each task, among all seven
-# outputs, is chosen. What was tried is in the {ref}`appendix <language-search>`.
+# outputs, is chosen. What was tried, and why three have more, is in the {ref}`appendix <language-search>`.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 25 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
@@ -1057,7 +1057,8 @@ table += [
 ]
 pages.table(
     pd.DataFrame(table),
-    "TODO",
+    "The higher LoRA's rank, the less it keeps, as in the paper; with a memory rank 32 keeps as much as rank 8. Yelp / IMDb, test accuracy in %"
+    " among all outputs, with the paper's (Extended Data Table 1). Five seeds at rank 8, three at rank 32 with a memory, one elsewhere.",
     name="tab-language-ranks",
     disable_numparse=True,
 )
@@ -1080,6 +1081,21 @@ for method in FIVE:
 axes[0].set(ylabel="test accuracy, all outputs")
 axes[0].legend(fontsize=9, loc="lower left")
 plt.show()
+
+# %% [markdown]
+# {numref}`tab-language-ranks` has the ranks, all at the rate that was best at rank 8. The paper's order is there: from rank 1 to 32 what is kept of Yelp falls from
+# 57 to 8 %. But rank 1 has not begun with the films, and rank 32 is past them. Here a rank is a speed on one way, which leads from one task to the other. With a memory ranks 8 and
+# 32 both keep 55 %.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
+if scale.name == "cpu":
+    by_rank = every[every.method == "LoRA"].groupby("rank")[[*TASKS]].mean()
+    assert (by_rank.yelp.diff().dropna() < 0).all()
+    assert list((100 * by_rank.yelp[[1, 32]]).round()) == [57, 8]
+    assert by_rank.imdb[1] == 0
+    assert by_rank.imdb[32] < 0.5
+    held = [100 * part.yelp.mean() for part in (of("LoRA with memory"), wide)]
+    assert [round(value) for value in held] == [55, 55]
 
 # %% [markdown]
 # {numref}`fig-language-steps` has the way there, each method with the setting of its choice. LoRA begins late: its second factor starts at zero (Exercise 1).
@@ -1126,7 +1142,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## How much memory
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 12 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-language-memory"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 14 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "Fifty reviews are few; from 200 to 1,000 little is gained, and FIP needs fewer than replay. Test accuracy among all outputs against the number of reviews that are kept; one seed, settings of 200.", "name": "fig-language-memory"}, "image": {"alt": "Two panels against the number of memories, 50, 200 and 1,000. On Yelp FIP has 51, 55 and 55 %, replay 42, 52 and 53 %. On IMDb FIP has 74 to 75 %, replay 77 %."}}
 both = pd.concat([sizes, rows[rows.seed == 0]])
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
 for method in [m for m in ("FIP", "replay") if m in METHODS]:
@@ -1134,11 +1150,16 @@ for method in [m for m in ("FIP", "replay") if m in METHODS]:
     for ax, (task, name) in zip(axes, TASKS.items(), strict=True):
         ax.plot(part.memories, part[task], "o-", color=COLOURS[method], label=method)
         ax.set(title=name, xlabel="memories", xscale="log")
+        ax.set_xticks([50, 200, 1_000], ["50", "200", "1,000"])
+        ax.minorticks_off()
 axes[0].set(ylabel="test accuracy")
 axes[1].legend(fontsize=9)
 plt.show()
 
 # %% [markdown]
+# In {numref}`fig-language-memory` labels are worth less than outputs where texts are few: with 50 replay keeps nine points less of Yelp than FIP, with 1,000 two. It is one
+# seed, and no claim was made before it.
+#
 # ## In weight space
 #
 # The paper's FIP moves every layer, and farther than LoRA (3e). Which goes farther depends here on the rates that the search chose.
@@ -1178,20 +1199,48 @@ ax.margins(0.08)
 plt.show()
 
 # %% [markdown]
+# {numref}`fig-language-layers` shows where. LoRA changes queries, values and the classifier, and those four times as much as FIP does, or more. FIP changes everything by a
+# little, most of all the table of words and the feed-forward layers. In {numref}`fig-language-plane` the end of a walk tells its rate more than its method.
+#
 # ## Room
+#
+# How many directions does the memory forbid? $N$ reviews of seven outputs can make the metric of the KL divergence at most $7N$ of 22.7 million. Its *effective rank*, $(\operatorname{tr} g)^2 / \operatorname{tr} g^2$,
+# says over how many it is spread.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 12 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-language-room"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 16 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "The metric of 200 reviews is spread over ten directions. Left: the leading eigenvalues of the metric of the model that rates restaurants, as shares of the trace, on 16 to 200 reviews; means over three memories. Right: its effective rank, for each memory, and the number of directions that so many outputs could make (dotted).", "name": "fig-language-room"}, "image": {"alt": "Left, four falling curves on logarithmic axes: the first eigenvalue holds 27 to 32 % of the trace, the tenth 1 to 3 %. Right, the effective rank rises from 5 to 7 at 16 reviews to 9 to 11 at 200, under a dotted line from 112 to 1,400."}}
 counts = scale.reviews
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2))
 for i, count in enumerate(counts):
     values = along(spectra, f"values_{count}").mean(axis=0)
-    axes[0].plot(np.arange(1, len(values) + 1), values, color=figures.PALETTE[i])
+    number = np.arange(1, len(values) + 1)
+    axes[0].plot(number, values, color=figures.PALETTE[i], label=f"{count} reviews")
 effective = np.array([spectra[f"rank_{count}"] for count in counts])
 axes[1].plot(counts, effective, "o-", color=figures.PATH_COLOURS["FIP"])
 axes[1].plot(counts, [CLASSES * n for n in counts], ":", color=figures.PALETTE[6])
 axes[0].set(xscale="log", yscale="log", xlabel="number", ylabel="share of the trace")
 axes[1].set(xscale="log", yscale="log", xlabel="reviews", ylabel="effective rank")
+axes[1].set_xticks(counts, [str(count) for count in counts])
+axes[1].minorticks_off()
+axes[0].legend(fontsize=9)
 plt.show()
+
+# %% [markdown]
+# From 50 reviews to 200 the effective rank grows from nine to ten, and the share of the possible directions falls below one in a hundred. There is room. That so
+# many methods find a place in it agrees with that; it does not follow from it, for the metric speaks of small movements.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
+if scale.name == "cpu":
+    spread_over = spectra[[f"rank_{count}" for count in counts]].mean()
+    assert 9 < spread_over["rank_50"] < 9.5
+    assert 10 < spread_over["rank_200"] < 11
+    assert spectra.share_200.max() < 0.01
+    few, many = (both[both.memories == n].set_index("method").yelp for n in (50, 1_000))
+    gap = [round(100 * (part["FIP"] - part["replay"])) for part in (few, many)]
+    assert gap == [9, 2]
+    moves_of = {m: dict(zip(GROUPS, by_kind(m), strict=True)) for m in FIVE}
+    touched = [kind for kind in GROUPS if moves_of["LoRA"][kind]]
+    assert touched == ["query", "value", "classifier"]
+    assert min(moves_of["LoRA"][k] / moves_of["FIP"][k] for k in touched) > 3.8
 
 # %% [markdown]
 # ## Verdict
@@ -1204,8 +1253,8 @@ plt.show()
 # - Fine-tuning forgets and FIP does not: {claim}`1 reproduced`. FIP learns the films no worse: {claim}`2 reproduced`.
 # - LoRA forgets at rank 8: {claim}`3 reproduced`; and with four times the steps: {claim}`12 reproduced`. That it learns the films as FIP does, which the paper's
 #   table has (89.6 against 92.5 %), did not come out: {claim}`13 contradicted`, by 18 points. At the rates at which it learns them, it forgets everything.
-# - FIP moves the weights farther than LoRA: {claim}`4 contradicted`. LoRA moves a quarter of the matrices by more than FIP moves all. It does at its own rate, three times
-#   FIP's.
+# - FIP moves the weights farther than LoRA: {claim}`4 contradicted`. LoRA moves a third of the matrices of its blocks by more than FIP moves all. Its rate is three
+#   times FIP's.
 # - FIP ends farther from its start than fine-tuning: {claim}`5 reproduced`, and its rate is three times as high too.
 #
 # **What we expected beyond it.**
@@ -1236,13 +1285,14 @@ pages.table(
 #
 # - **The network** has six blocks of width 384 where BERT has twelve of 768, and reads 64 tokens of a review where it reads 512. Its base is right on
 #   half of the Yelp reviews, where the paper's is on 70 %.
-# - **The head** reads the mean of the states, BERT's the pooled class token. With the pooled token our first runs from this checkpoint did not
-#   learn the films by fine-tuning at the same rate; they are withdrawn.
+# - **The head** reads the mean of the states, BERT's the pooled class token. Our first eight runs came from a base with the pooled token, trained
+#   without dropout at a constant rate. Fine-tuned at the same rate it called every text one thing; they are withdrawn.
 # - **One base** serves all runs: no interval covers the chance of another one.
 # - **Steps.** 120 steps of sixteen films, a fifth of an epoch. Who trains longer, forgets more.
 # - **Dropout** is off in the second phase, for every method, since `wm.walk` hands the network no key.
-# - **The search** has five settings a method, one seed, and two thirds of the steps. LoRA of other ranks has the setting of rank 8, as α/r is meant to allow;
-#   other memories have that of 200.
+# - **The search** has one seed and two thirds of the steps; 500 held-out reviews of each task leave a mean an error of 1.5 points. It chose for the squared
+#   distance a setting that ends three points below the pilot's. LoRA of other ranks has the setting of rank 8, as α/r is meant to allow; other memories have
+#   that of 200.
 #
 # ## Exercises
 #
@@ -1315,7 +1365,7 @@ pages.table(
 # ## Appendix: the search
 #
 # The first five settings of a row were planned with the claims. The best of most methods was then at the end of its row, and each got two more
-# beyond what it had; FIP by the squared distance, DER++ and LwF two again. Within its steps LoRA had kept Yelp or learned IMDb, never both; so it was also given four times as many, with a search of
+# beyond what it had; FIP by the squared distance and DER++ two again, LwF four. Within its steps LoRA had kept Yelp or learned IMDb, never both; so it was also given four times as many, with a search of
 # its own.
 
 
