@@ -18,6 +18,8 @@
 # forgets. But FIP looks at texts of the first task while it learns the second, and LoRA does not. This chapter gives LoRA the same texts.
 
 # %% tags=["remove-input"]
+import matplotlib.pyplot as plt
+
 from wmlib.lab import figures, pages, verdicts
 from wmlib.lab.runs import book_results, recorded_runs
 
@@ -69,7 +71,7 @@ plt.show()
 # to 17 % within thirty steps (its Fig. 3b); by LoRA it falls to between 61.1 and 23.9 %, the lower the higher the rank (Extended Data Table 1, which is
 # captioned as another experiment, {ref}`erratum 17 <erratum-17>`). And FIP moves the weights farther than LoRA does (3e).
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 20 lines", "code_prompt_hide": "Hide the imports"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 19 lines", "code_prompt_hide": "Hide the imports"}
 import dataclasses
 import importlib.util
 import time
@@ -81,7 +83,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pandas as pd
