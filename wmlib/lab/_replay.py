@@ -112,7 +112,7 @@ def main(job):
         bare = [[n, hashlib.sha256(text.encode()).hexdigest()[:16]] for n, text in fingerprints.unplaced(run)]
         calls.append({
             "experiment": name, "preset": preset.name, "code": code, "together": together,
-            "bare": bare if mine == code else None, "runs": [records.identity(*w) for w in wanted],
+            "bare": bare if mine == code else None, "listed": bare, "runs": [records.identity(*w) for w in wanted],
         })  # fmt: skip
         for unit in sample.pop(f"{name} {code}", []):
             if not compute(name, run, code, together, unit, wait=False):

@@ -28,7 +28,8 @@ def fingerprint(function: Callable) -> str:
     """A digest of the code that a function reaches: itself, and what it names in its own module and in wmlib.
 
     Docstrings, comments, annotations of arguments, error messages and layout do not count; constants count by their
-    value, also those it finds in an enclosing function, in a container or in a field of a dataclass.
+    value, also those it finds in an enclosing function, in a container or in a field of a dataclass. What another library
+    keeps while it runs (`sys.modules`) does not.
 
     **Raises:** `ValueError` if there is no source to read, as for a function typed at a prompt.
     """
@@ -80,6 +81,9 @@ def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[s
         definition = value if isinstance(value, type) else _unwrap(value)
         if not isinstance(definition, (types.FunctionType, type)):
             return repr(value) if isinstance(value, float) else type(value).__qualname__
+        # Not this module: how a digest is made decides where a cache looks, and nothing of what is computed.
+        if definition.__module__ == "wmlib.lab.fingerprints":
+            return definition.__qualname__
         if definition.__module__ == home or definition.__module__.startswith("wmlib."):
             # A module that registers rules is one definition: they act without being named.
             queue.append(_registering_module(definition) or definition)
@@ -111,6 +115,8 @@ def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[s
                 value = _resolve(node, scope)
                 if isinstance(value, (types.FunctionType, type)):
                     spell(value)
+                elif _is_state(value, node, scope):
+                    continue
                 elif isinstance(value, _CONSTANTS) or (
                     dataclasses.is_dataclass(value) and not isinstance(value, Preset)
                 ):
@@ -260,6 +266,14 @@ def _resolve(node: ast.expr, scope: Mapping[str, Any]) -> Any:
     else:
         value = scope.get(node.id) if isinstance(node, ast.Name) else None
     return _unwrap(value)
+
+
+def _is_state(value: Any, node: ast.expr, scope: Mapping[str, Any]) -> bool:
+    """Whether a value is what another library keeps while it runs, as `sys.modules`: a container in a module not ours."""
+    if not isinstance(value, (list, dict, set)) or not isinstance(node, ast.Attribute):
+        return False
+    owner = _resolve(node.value, scope)
+    return isinstance(owner, types.ModuleType) and not _ours(owner.__name__)
 
 
 def _unwrap(value: Any) -> Any:

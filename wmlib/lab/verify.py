@@ -337,8 +337,35 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
         if _call(seen, entry["experiment"], entry["from"]) is not None:
             entry["commit"] = commit
             return False
+    if commits := _named(chapter, preset, rows, call):
+        why = "no code gives the digest, which held what the interpreter keeps while it runs; that of the commits which the"
+        why += " rows name is equal but for the modules in which definitions lie; nothing was run"
+        line = {"from": entry["from"], "rows": which, "reason": "moved", "why": why, "largest": 0.0}
+        _append(folder, entry, line | {"from_commit": commits[0]})
+        entry["how"] = "moved"
+        return True
     entry["how"] = f"no commit gives the digest {entry['from']}; name it: FROM=<commit>"
     return True
+
+
+def _named(chapter, preset, rows, call) -> list[str]:
+    """The commits that rows say they were computed at, if the code of each is today's, wherever definitions lie.
+
+    None unless every row names one, and none of them had changes beside it ("+").
+    """
+    names = {row.get("commit") or "+" for row in rows}
+    if any(name.endswith("+") for name in names):
+        return []
+    found = []
+    for name in sorted(names):
+        done = ["git", "-C", str(_ROOT), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"]
+        commit = subprocess.run(done, capture_output=True, text=True).stdout.strip()
+        seen = _old(commit, chapter, preset) if commit else None
+        mine = [c for c in seen["calls"] if c["experiment"] == call["experiment"]] if seen else []
+        if not mine or any(c["listed"] != call["listed"] for c in mine):
+            return []
+        found.append(commit)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
