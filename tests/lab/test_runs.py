@@ -23,6 +23,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import types
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
-from wmlib.lab import records, runs
+from wmlib.lab import fingerprints, records, runs
 from wmlib.lab.fingerprints import fingerprint
 from wmlib.lab.presets import Preset
 from wmlib.lab.runs import append_row, book_results, read_rows, recorded_runs
@@ -798,6 +799,26 @@ def test_constants_count_by_value(tmp_path, first, second):
 def test_variables_of_its_own_that_are_called_like_a_constant_do_not_count(tmp_path):
     source = "def run(config, key):\n    rate = 2\n    return [rate for seed in range(rate)]\n"
     assert fingerprint(load(tmp_path, source).run) == fingerprint(load(tmp_path, source + "rate = 3\nseed = 4\n").run)
+
+
+def test_what_another_library_keeps_while_it_runs_is_no_part_of_the_digest(tmp_path):
+    source = "import sys, toy_state\n\ndef run(config, key):\n    return len(sys.modules), toy_state.seen, toy_state.RATE\n"
+    state = types.ModuleType("toy_state")
+    state.seen, state.RATE = [], 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "toy_state", state)
+        digest = fingerprint(load(tmp_path, source).run)
+        patch.setitem(sys.modules, "one_module_more", types.ModuleType("one_module_more"))
+        state.seen.append(1)
+        assert fingerprint(load(tmp_path, source).run) == digest
+        state.RATE = 0.25
+        assert fingerprint(load(tmp_path, source).run) != digest
+
+
+def test_the_digest_of_what_keeps_a_result_has_nothing_of_how_digests_are_made():
+    parts = fingerprints._parts(wm.lab.cache.once)[0]
+    assert not [place for place in parts if place[0] == "wmlib.lab.fingerprints"]
+    assert ("wmlib.lab.cache", "once") in parts or ("", "once") in parts
 
 
 def test_variables_of_an_enclosing_function_count():

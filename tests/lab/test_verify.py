@@ -197,6 +197,26 @@ def test_old_code_that_git_does_not_have_is_not_believed(project):
     assert "no commit gives the digest 0123456789abcdef; name it: FROM=<commit>" in done.stdout
 
 
+def test_a_digest_that_no_code_gives_is_replaced_by_the_commit_that_the_rows_name(project):
+    path = project / "book" / "results" / "still.jsonl"
+    rows = [json.loads(line) | {"code": "0123456789abcdef"} for line in path.read_text().splitlines()]
+
+    def carried(commit, toy=TOY):
+        named = [{k: v for k, v in row.items() if k != "digest"} | {"commit": commit} for row in rows]
+        path.write_text("".join(json.dumps(row | {"digest": content_digest(row)}) + "\n" for row in named))
+        write(project, toy)
+        return verify(project, "--experiment", "still").stdout
+
+    first = git(project, "rev-parse", "HEAD~1")
+    # With changes beside the commit, or other code today, it says nothing.
+    assert "no commit gives the digest" in carried(first[:12] + "+")
+    assert "no commit gives the digest" in carried(first[:12], TOY.replace("x.max()", "2 * x.max()"))
+    assert carried(first[:12]).count(" moved\n") == 1
+    (line,) = read_lines(project / "book" / "results" / "equivalences.jsonl", ())
+    assert line["from_commit"] == first
+    assert "the commits which the rows name" in line["why"]
+
+
 def test_two_processes_share_a_sample_and_a_killed_one_goes_on(project):
     # A run takes so long that both processes want one of them at once: one of the two waits for the other.
     slow = CHAPTER.replace("    x = jax.random.uniform", "    time.sleep(3)\n    x = jax.random.uniform")

@@ -337,7 +337,7 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
         if _call(seen, entry["experiment"], entry["from"]) is not None:
             entry["commit"] = commit
             return False
-    if commits := _named(chapter, preset, rows, call):
+    if commits := _named(chapter, preset, since, rows, call):
         why = "no code gives the digest, which held what the interpreter keeps while it runs; that of the commits which the"
         why += " rows name is equal but for the modules in which definitions lie; nothing was run"
         line = {"from": entry["from"], "rows": which, "reason": "moved", "why": why, "largest": 0.0}
@@ -348,12 +348,13 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
     return True
 
 
-def _named(chapter, preset, rows, call) -> list[str]:
-    """The commits that rows say they were computed at, if the code of each is today's, wherever definitions lie.
+def _named(chapter, preset, since, rows, call) -> list[str]:
+    """The commits that rows say they were computed at, or the one given, if the code of each is today's, wherever
+    definitions lie.
 
     None unless every row names one, and none of them had changes beside it ("+").
     """
-    names = {row.get("commit") or "+" for row in rows}
+    names = {since} if since else {row.get("commit") or "+" for row in rows}
     if any(name.endswith("+") for name in names):
         return []
     found = []
