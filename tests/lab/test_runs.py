@@ -802,7 +802,9 @@ def test_variables_of_its_own_that_are_called_like_a_constant_do_not_count(tmp_p
 
 
 def test_what_another_library_keeps_while_it_runs_is_no_part_of_the_digest(tmp_path):
-    source = "import sys, toy_state\n\ndef run(config, key):\n    return len(sys.modules), toy_state.seen, toy_state.RATE\n"
+    source = (
+        "import sys, toy_state\n\ndef run(config, key):\n    return len(sys.modules), toy_state.seen, toy_state.RATE\n"
+    )
     state = types.ModuleType("toy_state")
     state.seen, state.RATE = [], 0.5
     with pytest.MonkeyPatch.context() as patch:
