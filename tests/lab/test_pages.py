@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from scipy import stats
 
 from wmlib.lab.pages import findings, interval, table
@@ -36,12 +37,21 @@ def test_an_interval_is_that_of_a_t_test(values):
 
 def test_a_table_has_a_caption_and_a_name():
     shown = table(FRAME, "Scores\n by rate.", name="tab-rates", floatfmt=".1f")
-    assert shown.startswith("```{table} Scores by rate.\n:name: tab-rates\n\n|")
+    assert shown.startswith("~~~{table} Scores by rate.\n:name: tab-rates\n\n|")
     assert "0.1 |    40.0 |" in shown
-    assert shown.endswith("\n```")
+    assert shown.endswith("\n~~~")
     assert "|   rate |" in shown.splitlines()[3]
     assert table(FRAME.set_index("rate"), "Scores.", name="tab-a").count("rate") == 1
     assert "\n:name: tab-a\n:class: verdicts\n\n|" in table(FRAME, "Scores.", name="tab-a", look="verdicts")
+
+
+# The captions of CommonMark's own hard cases: code, fences, links, and mathematics.
+@given(st.text("`~$\\\\[]{}*_ ab\n", min_size=1, max_size=40).filter(lambda text: text.strip()))
+def test_a_table_is_one_directive_whatever_its_caption_says(caption):
+    (token,) = MarkdownIt("commonmark").parse(table(FRAME, caption, name="tab-a"))
+    assert token.type == "fence"
+    assert re.match(r"\{table\} ", token.info)
+    assert token.content.startswith(":name: tab-a\n\n|")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from ..manifolds.shapes import AbstractManifold
 # least, as the commonest kinds of colour blindness see them (Machado, Oliveira & Fernandes 2009).
 _BLUE, _AMBER, _GREEN, _BRICK, _PINK = "#0072B2", "#B1842D", "#249B60", "#BB4D36", "#A5188A"
 _SKY, _GREY, _BROWN, _VIOLET, _INK = "#0F7FFB", "#6E6E6E", "#573513", "#5624EB", "#2B2B2B"
-_PLUM = "#6208AC"
+_PLUM, _TEAL = "#6208AC", "#289FA7"
 PALETTE: tuple[str, ...] = (_BLUE, _AMBER, _GREEN, _BRICK, _PINK, _SKY, _GREY, _BROWN, _VIOLET)
 
 # One colour for one method through the whole book. A manifold without its metric is brick, whichever manifold it is.
@@ -47,6 +47,7 @@ PATH_COLOURS: Mapping[str, str] = {
     "FIP": _BLUE,
     "FIP, squared": _SKY,
     "LoRA": _GREEN,
+    "LoRA, longer": _TEAL,
     "LoRA with memory": _PLUM,
     "FIP, exact": _BRICK,
     "FIP, exact, not anchored": _VIOLET,

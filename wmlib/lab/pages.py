@@ -78,4 +78,5 @@ def table(frame: pd.DataFrame, caption: str, *, name: str, look: str = "", **opt
     settings: dict[str, Any] = {"index": not counted} | options
     body = frame.to_markdown(**settings)
     look = f"\n:class: {look}" if look else ""
-    return Shown(f"```{{table}} {' '.join(caption.split())}\n:name: {name}{look}\n\n{body}\n```")
+    # Tildes: after a fence of backticks a caption could have no code in it (CommonMark 0.31, 4.5).
+    return Shown(f"~~~{{table}} {' '.join(caption.split())}\n:name: {name}{look}\n\n{body}\n~~~")
