@@ -1,0 +1,827 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Twenty tasks in sequence
+#
+# ## The idea
+#
+# A network learns twenty tasks one after another, and *functionally invariant paths* (FIP) {cite:p}`raghavan2024fip` keep, on a few images of
+# each earlier task, what the network said of them when that task ended. How much is kept depends on the question: five outputs to choose from
+# are another problem than a hundred.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 13 lines", "code_prompt_hide": "Hide the imports"}
+import dataclasses
+import itertools
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+import wmlib as wm
+from wmlib import paths
+from wmlib.lab import cache as kept_weights
+from wmlib.rivals import generative, relevance
+
+# %% [markdown]
+# ## One network, two readings
+#
+# CIFAR-100 is cut into twenty tasks of five classes, and a seed draws which classes these are and in what order they come. The
+# network has a hundred outputs throughout. It can be *trained* with a loss over the five outputs of an image's own task, as with a head for each
+# task, or with one over all hundred. And it can be *asked* in two ways: told the task, it chooses among five outputs; else among all that
+# have been learned so far.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The settings of the three presets, 18 lines", "code_prompt_hide": "Hide the settings"}
+shared = dict(
+    dataset="cifar100", images=500, held=50, watched=20, test=100, memories=20
+)
+shared |= dict(recall=16, batch=16, epochs=3, reference=256)
+twenty = shared | dict(net="ResNet-18", widths=[8], outputs=100, tasks=20)
+ten = shared | dict(net="CNN", widths=[16, 32, 64, 128, 256], outputs=100, tasks=10)
+five = shared | dict(net="CNN", widths=[16, 32, 64, 128], outputs=50, tasks=5)
+cpu = dict(seeds=3, twenty=twenty, ten=ten, five=five, first=10, sizes=[1, 5, 50])
+cpu |= dict(search=dict(tasks=3, epochs=2))
+
+more = dict(memories=50, epochs=20, batch=128, recall=128)
+paper = cpu | dict(ten=ten | more, five=five | more, sizes=[1, 5, 20], first=20)
+paper |= dict(twenty=twenty | more | dict(widths=[64]), search=dict(tasks=3, epochs=20))
+
+tiny = dict(dataset="mnist5k", images=16, held=8, watched=8, test=8, memories=2)
+tiny |= dict(recall=2, batch=8, epochs=1, reference=4, net="CNN", widths=[4])
+tiny |= dict(outputs=6, tasks=3)
+quick = dict(seeds=1, twenty=tiny, ten=tiny, five=tiny, first=3, sizes=[2])
+quick |= dict(search=dict(images=24))
+scale = wm.preset(quick=quick, cpu=cpu, paper=paper)
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The images of the tasks, 62 lines", "code_prompt_hide": "Hide the images"}
+class Part(NamedTuple):
+    """Images as bytes, which outputs each may choose among, and the right one."""
+
+    image: Any
+    mask: Any
+    label: Any
+
+    @property
+    def inputs(self):
+        return {"image": self.image, "mask": self.mask}
+
+    def __getitem__(self, rows):
+        return Part(self.image[rows], self.mask[rows], self.label[rows])
+
+
+def joined(parts):
+    return Part(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@cache
+def images_of(name):
+    """Training and test images by class, and a fingerprint."""
+    found, prints = [], []
+    for split in ("train", "test"):
+        images, labels, fingerprint = wm.load_dataset(name, split)
+        images, count = np.uint8(np.rint(255 * images)), np.bincount(labels).min()
+        by_class = [images[labels == c][:count] for c in range(labels.max() + 1)]
+        found.append(np.stack(by_class))
+        prints.append(fingerprint)
+    return *found, " ".join(prints)
+
+
+def order(classes, seed, opening):
+    """The classes as they come. A search has an order of its own, the fourth, and at
+    its front classes that are none of the first `opening` of the other three."""
+    orders = [np.random.default_rng(s).permutation(classes) for s in range(4)]
+    if not opening:
+        return orders[seed]
+    opened = {c for one in orders[:3] for c in one[:opening]}
+    return np.array(sorted(orders[3], key=lambda c: c in opened))
+
+
+class Tasks(NamedTuple):
+    train: list[Part]
+    memory: list[Part]
+    test: list[Part]
+    data: str
+
+
+def tasks_of(config, seed):
+    """Each task: to learn from, to remember, to be judged by. Classes are numbered as
+    they come. Memories are the first training images, so that fewer are among more."""
+    train, test, fingerprint = images_of(config["dataset"])
+    count, outputs, per = config["tasks"], config["outputs"], config["per"]
+    classes = order(len(train), seed, config["searched"] and count * per)
+    train = train[:, np.random.default_rng(seed).permutation(train.shape[1])]
+    train, test = train[:, : config["images"]], test[:, : config["test"]]
+    if config["searched"]:  # judged by training images that were held out
+        train, test = train[:, : -config["held"]], train[:, -config["held"] :]
+    own = np.arange(outputs).reshape(-1, per)
+    masks = wm.rivals.class_masks(own.tolist(), outputs) | (config["loss"] == "all")
+
+    def part(images, task):
+        labels = np.repeat(own[task], images.shape[1]).astype(np.int32)
+        chosen = images[classes[own[task]]].reshape(-1, *images.shape[2:])
+        return Part(chosen, np.repeat(masks[task][None], len(labels), 0), labels)
+
+    kinds = train, train[:, : config["memories"]], test
+    return Tasks(*[[part(x, k) for k in range(count)] for x in kinds], fingerprint)
+
+
+# %% [markdown]
+# A loss over the outputs of the task is one in which the others are masked, $f(w, x)_c = w(x)_c$ for its five classes. That is all the difference
+# between the two trainings, and every method below takes the same $f$.
+
+
+# %%
+def seen(image):
+    """Bytes as numbers from -1 to 1."""
+    return image / 127.5 - 1
+
+
+def f(net, x):
+    """Logits of one image, of those outputs that it may choose among."""
+    return wm.rivals.told(net(seen(x["image"])), x["mask"])
+
+
+def entropy(logits, label):
+    return wm.objectives.cross_entropy(logits, label)
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The networks, and what they say of many images, 33 lines", "code_prompt_hide": "Hide the networks"}
+def network(config, seed):
+    """ResNet-18 of some width, or a network of so many convolutions."""
+    in_shape = images_of(config["dataset"])[0].shape[2:]
+    sizes = dict(in_shape=in_shape, classes=config["outputs"], key=jax.random.key(seed))
+    if config["net"] == "ResNet-18":
+        return wm.models.ResNet(width=config["widths"][0], norm="group", **sizes)
+    return wm.models.LayerNormCNN(widths=tuple(config["widths"]), units=128, **sizes)
+
+
+@eqx.filter_jit
+def said_of(f, weights, inputs):
+    return jax.vmap(f, (None, 0))(weights, inputs)
+
+
+def say(f, weights, inputs, batch=500):
+    """The outputs of many images."""
+    rows = range(0, len(jax.tree.leaves(inputs)[0]), batch)
+    cut = [jax.tree.map(lambda x, i=i: x[i : i + batch], inputs) for i in rows]
+    return np.concatenate([said_of(f, weights, part) for part in cut])
+
+
+def bare(net, image):
+    """All outputs of one image."""
+    return net(seen(image))
+
+
+# %% [markdown]
+# ## Every method as a loss
+#
+# Task $k$ is learned by descent of $\eta\,(L_k(w) + \lambda P(w))$ with a unit rate that falls to zero as a cosine: the rate η stands in front of the loss, so that
+# one compiled program serves all rates. $P$ is what a method adds. FIP's is the squared distance of outputs, which `wm.walk_sequence` keeps; the others
+# are these.
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is kept, and a task with a penalty beside it, 44 lines", "code_prompt_hide": "Hide the objective"}
+class Kept(NamedTuple):
+    """Of the earlier tasks: `count` images of `part`, what was said of them, which
+    heads are theirs, the weights that ended the last, and EWC's anchor or a key."""
+
+    part: Part
+    count: Any
+    earlier: Any
+    start: Any = None
+    outputs: Any = None
+    anchor: Any = None
+
+
+class Beside(wm.objectives.AbstractObjective):
+    r"""$\eta (L_k(w) + \lambda P(w))$."""
+
+    task: wm.objectives.Task
+    penalty: Callable | None = eqx.field(static=True)
+    kept: Kept | None
+    rate: Any
+    strength: Any
+    recall: int = eqx.field(static=True)
+
+    def draws(self, key):
+        """Images of the task, memories to recall, and the number of the step."""
+        of_task, of_memory = jax.random.split(key)
+        rows = self.task.draws(of_task)
+        if self.penalty is None:
+            return ((row, None, None) for row in rows)
+        recalled = wm.objectives.shuffled(of_memory, int(self.kept.count), self.recall)
+        return zip(rows, recalled, map(np.int32, itertools.count()), strict=False)
+
+    def value(self, weights, draw):
+        rows, recalled, step = draw
+        loss = self.task.value(weights, rows)
+        if self.penalty is not None:
+            new = jax.tree.map(lambda x: x[rows], self.task.inputs)
+            beside = self.penalty(weights, new, self.kept, recalled, step)
+            loss = loss + self.strength * beside
+        return self.rate * loss
+
+
+@cache  # one object for one number of steps, so that a step is compiled once
+def sgd(steps):
+    return optax.sgd(optax.cosine_decay_schedule(1.0, steps), momentum=0.9)
+
+
+# %%
+def replay(net, new, kept, rows, step):
+    part = kept.part[rows]
+    return wm.rivals.replay_loss(f, net, part.inputs, part.label)
+
+
+def derpp(net, new, kept, rows, step):
+    part, said = kept.part[rows], kept.outputs[rows]
+    return wm.rivals.der_loss(f, net, part.inputs, said, part.label, alpha=0.25)
+
+
+def ewc(net, new, kept, rows, step):
+    return wm.rivals.ewc_penalty(net, *kept.anchor)
+
+
+# %% [markdown]
+# LwF keeps what the last network says of the *new* images {cite:p}`li2016lwf`: with heads apart, the softmax of each earlier head.
+
+
+# %%
+def lwf(net, new, kept, rows, step):
+    return apart(kept.start, net, seen(new["image"]), kept.earlier)
+
+
+def apart(old, net, images, earlier):
+    """The distillation of LwF at temperature 2, summed over the earlier heads."""
+
+    def heads(net):
+        logits = jax.vmap(net)(images).reshape(len(images), len(earlier), -1)
+        return jax.nn.log_softmax(logits / 2)
+
+    logq, logp = heads(old), heads(net)
+    kl = jnp.sum(jnp.exp(logq) * (logq - logp), axis=2)
+    return 4 * jnp.mean(jnp.sum(jnp.where(earlier, kl, 0), axis=1))
+
+
+# %% [markdown]
+# EWC after several tasks has a quadratic for each. But for a constant they are one: its stiffness is their sum, its centre their weighted mean. Where
+# the stiffness is beyond $1/(\eta\lambda)$, a step would overshoot; it is cut to that, which holds the weight where it is.
+
+
+# %%
+def quadratic(starts, fishers):
+    """The centre and the stiffness of the sum of EWC's penalties."""
+    parts = [eqx.filter(net, eqx.is_inexact_array) for net in starts]
+    stiff = jax.tree.map(lambda *x: sum(x), *fishers)
+    pulls = [jax.tree.map(jnp.multiply, *x) for x in zip(parts, fishers, strict=True)]
+
+    def mean(last, stiff, *pulls):
+        return jnp.where(stiff > 0, sum(pulls) / jnp.where(stiff > 0, stiff, 1), last)
+
+    centre = jax.tree.map(mean, parts[-1], stiff, *pulls)
+    return eqx.combine(centre, starts[-1]), stiff
+
+
+# %% [markdown]
+# **Check.** The gradient of that one and of the sum are equal; and with one earlier head our distillation is that of the library.
+
+# %%
+keys = jax.random.split(jax.random.key(0), 3)
+nets = [wm.models.LayerNormCNN((1, 8, 8), 6, (2,), 4, key=k) for k in keys]
+squares = [jax.tree.map(jnp.square, eqx.filter(n, eqx.is_array)) for n in nets[:2]]
+both = (
+    lambda net: wm.rivals.ewc_penalty(net, *quadratic(nets[:2], squares)),
+    lambda net: wm.rivals.ewc_penalties(net, nets[:2], squares),
+)
+pulls = [jax.tree.leaves(eqx.filter_grad(penalty)(nets[2])) for penalty in both]
+assert all(jnp.allclose(x, y, atol=1e-6) for x, y in zip(*pulls, strict=True))
+
+images, first = jax.random.normal(keys[0], (5, 1, 8, 8)), jnp.arange(3) < 1
+theirs = wm.rivals.lwf_loss(lambda net, x: net(x), nets[1], nets[0], images, old=2)
+assert jnp.allclose(apart(nets[0], nets[1], images, first), theirs, atol=1e-6)
+
+# %% [markdown]
+# Generative replay {cite:p}`shin2017generative` stores no image. A variational autoencoder learns beside the network to draw images like all
+# that it has seen, and the network keeps what the one before said of these.
+
+
+# %%
+def replayed(pair, new, kept, rows, step):
+    (net, vae), (old, earlier) = pair, kept.start
+    of_image, of_new, of_old = jax.random.split(
+        jax.random.fold_in(kept.anchor, step), 3
+    )
+    real = seen(new["image"])
+    drawn = generative.sample(earlier, len(real), key=of_image)
+    share = 1 / (1 + jnp.sum(kept.earlier))
+    bound = share * generative.elbo(vae, real, key=of_new)
+    bound += (1 - share) * generative.elbo(vae, drawn, key=of_old)
+    return apart(old, net, drawn, kept.earlier) - bound / real[0].size
+
+
+def of_pair(pair, x):
+    return f(pair[0], x)
+
+
+@cache
+def sgd_and_adam(steps):
+    """The network by SGD, as ever, and the autoencoder by Adam."""
+    rules = {"net": sgd(steps), "vae": optax.adam(1e-3)}
+    return optax.multi_transform(rules, ("net", "vae"))
+
+
+PENALTIES = {"replay": replay, "joint": replay, "DER++": derpp, "EWC": ewc, "LwF": lwf}
+PENALTIES |= {"generative replay": replayed}
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What each method keeps of the earlier tasks, 44 lines", "code_prompt_hide": "Hide what is kept"}
+class Keeper:
+    """What is kept before a task, from the weights that ended the earlier ones."""
+
+    def __init__(self, config, tasks, key, start):
+        self.config, self.tasks, self.key, self.start = config, tasks, key, start
+        self.found, memories = [], tasks.memory
+        if config["method"] == "joint":
+            memories = tasks.train
+        self.counts = np.cumsum([0] + [len(part.label) for part in memories])
+        self.part = Part(*map(jnp.asarray, joined(memories)))
+
+    def __call__(self, ends):
+        done, method = len(ends), self.config["method"]
+        heads = np.arange(self.config["outputs"] // self.config["per"])
+        start = ends[-1] if ends else self.start
+        kept = Kept(
+            self.part, self.counts[max(done, 1)], jnp.asarray(heads < done), start
+        )
+        if method == "generative replay":
+            return kept._replace(anchor=self.key)
+        for place in range(len(self.found), done):
+            if method == "DER++":
+                self.found.append(say(f, ends[place], self.tasks.memory[place].inputs))
+            if method == "EWC":
+                self.found.append(self.fisher(ends[place], place))
+        if method == "EWC":
+            centre, stiff = quadratic(ends, self.found)
+            most = 1 / np.prod(self.config["setting"])
+            held = jax.tree.map(lambda x: jnp.minimum(x, jnp.float32(most)), stiff)
+            return kept._replace(anchor=(centre, held))
+        if method == "DER++":  # and zeros: as many rows for every task
+            zeros = np.zeros((self.counts[-1], self.config["outputs"]), np.float32)
+            zeros[: self.counts[done]] = np.concatenate(self.found)
+            return kept._replace(outputs=jnp.asarray(zeros))
+        return kept
+
+    def fisher(self, net, place):
+        """The Fisher diagonal, of the outputs that the images may choose among."""
+        part = self.tasks.memory[place]
+        own = np.stack([np.flatnonzero(mask) for mask in part.mask])
+        inputs = {"image": part.image, "own": own}
+        return wm.rivals.fisher_diagonal(chosen, net, inputs, batch=5)
+
+
+def chosen(net, x):
+    return bare(net, x["image"])[x["own"]]
+
+
+# %% [markdown]
+# GEM and A-GEM change the gradient instead: to the nearest one along which no earlier task's loss rises to first order. In every step GEM asks five
+# memories of each earlier task, and A-GEM a batch of all memories together: 256 as in its authors' code, or while there are fewer all of them (in whole sixteens: 96 of
+# the first hundred).
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Descent along changed gradients, 60 lines", "code_prompt_hide": "Hide the descent"}
+@eqx.filter_jit
+def slope(weights, inputs, labels):
+    loss = lambda w: wm.rivals.replay_loss(f, w, inputs, labels)  # noqa: E731
+    return eqx.filter_grad(loss)(weights)
+
+
+@eqx.filter_jit
+def projected(fixed, objective, margin, recalled, weights, state, draw):
+    optimiser, averaged = fixed
+    value, gradient = eqx.filter_value_and_grad(objective.value)(weights, draw)
+    if averaged:
+        changed = wm.rivals.agem_projection(gradient, recalled[0])
+    else:
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *recalled)
+        changed = wm.rivals.gem_projection(gradient, stacked, margin)
+    updates, state = optimiser.update(changed, state)
+    told = {"objective": value, "kept": jnp.nan, "length": optax.global_norm(updates)}
+    return eqx.apply_updates(weights, updates), state, told
+
+
+class Projected(paths.AbstractMethod):
+    """GEM, for `reference` 0, or A-GEM. Gradients of memories are means of those of
+    pieces, for which convolutions are fast."""
+
+    optimiser: Any = eqx.field(static=True)
+    memories: list[Part]
+    margin: Any
+    most: int = eqx.field(static=True)
+    piece: int = eqx.field(static=True)
+    reference: int = eqx.field(static=True)
+
+    def start(self, problem, weights, key):
+        """The optimiser's state, and which memories each step asks."""
+        groups = [joined(self.memories)] if self.reference else self.memories
+        keys, asked = jax.random.split(key, len(groups)), []
+        for of_group, group in zip(keys, groups, strict=True):
+            count = len(group.label)
+            pieces = max(1, min(self.reference, count) // self.piece)
+            size = min(count, pieces * self.piece)
+            asked.append(wm.objectives.shuffled(of_group, count, size))
+        state = self.optimiser.init(eqx.filter(weights, eqx.is_inexact_array))
+        return state, [*zip(groups, asked, strict=True)]
+
+    def step(self, problem, weights, state, draw):
+        state, groups = state
+        recalled = [self.mean(weights, part, next(asked)) for part, asked in groups]
+        if not self.reference:  # zeros object to nothing: one program for any number
+            zeros = jax.tree.map(jnp.zeros_like, recalled[0])
+            recalled += [zeros] * (self.most - len(recalled))
+        fixed = self.optimiser, bool(self.reference)
+        given = (problem.objective, self.margin, recalled, weights, state, draw)
+        weights, state, told = projected(fixed, *given)
+        return weights, (state, groups), told
+
+    def mean(self, weights, part, rows):
+        pieces = [part[piece] for piece in rows.reshape(-1, min(self.piece, len(rows)))]
+        slopes = [slope(weights, piece.inputs, piece.label) for piece in pieces]
+        return jax.tree.map(lambda *x: sum(x) / len(x), *slopes)
+
+
+# %% [markdown]
+# Relevance mapping networks (RMN) {cite:p}`kaushik2021relevance` have one set of weights, and for each task a map of those that it uses, which no
+# later task may move. Nine tenths of a task's steps learn its map and the weights that are free. The map is then rounded, and what is the task's own (its output,
+# gains and biases) learns under it for the last tenth.
+
+
+# %%
+def of_map(weights, x):
+    """The network of one task: the weights, its map, and what is frozen."""
+    return f(relevance.apply(*weights), x)
+
+
+class Mapped(wm.objectives.AbstractObjective):
+    """A task and the mean relevance of its map."""
+
+    beside: Beside
+
+    def draws(self, key):
+        return self.beside.draws(key)
+
+    def value(self, weights, draw):
+        used = self.beside.strength * relevance.penalty(weights[1])
+        return self.beside.value(weights, draw) + self.beside.rate * used
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The start of a sequence, and a task of it, 35 lines", "code_prompt_hide": "Hide the start"}
+def keys_of(seed):
+    """For what a method draws at its start, and for the walks."""
+    return jax.random.split(jax.random.key(1000 + seed))
+
+
+def start_of(config, seed):
+    """The weights before the first task, in the form that a method has."""
+    net, (key, _) = network(config, seed), keys_of(seed)
+    if config["method"] == "generative replay":
+        shape = images_of(config["dataset"])[0].shape[2:]
+        return net, generative.VAE(shape, widths=(16, 32), key=key)
+    if config["method"] == "RMN":
+        keys = [jax.random.fold_in(key, place) for place in range(config["tasks"])]
+        pairs = [relevance.split(net, own=("output",), key=k) for k in keys]
+        none = jax.tree.map(lambda w: jnp.zeros(w.shape, bool), pairs[0][0])
+        return pairs[0][0], [task for _, task in pairs], none
+    return net
+
+
+def recall_of(config):
+    """How many memories a step recalls."""
+    return min(config["recall"], config["per"] * config["memories"])
+
+
+def objective(config, f, part, penalty=None, kept=None):
+    rate, strength = map(jnp.float32, config["setting"])
+    task = wm.objectives.Task(f, part.inputs, part.label, config["batch"], entropy)
+    return Beside(task, penalty, kept, rate, strength, recall_of(config))
+
+
+def alone(f, weights, task, memory, way, how, place):
+    """One task of a sequence whose weights or method are made for it."""
+    how = how | {"key": jax.random.fold_in(how["key"], place)}
+    few = memory[:1].inputs
+    return wm.walk_sequence(f, weights, [task], [few], method=way, **how).weights[-1]
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A sequence of tasks by any method, 67 lines", "code_prompt_hide": "Hide the walks"}
+def follow(config, seed, watch, folder=None):
+    """A sequence of tasks; `watch` is shown what ends each."""
+    tasks, start, method = (
+        tasks_of(config, seed),
+        start_of(config, seed),
+        config["method"],
+    )
+    of_method, of_walk = keys_of(seed)
+    steps = config["epochs"] * (len(tasks.train[0].label) // config["batch"])
+    how = dict(steps=steps, key=of_walk, folder=folder, observe=watch)
+    if method == "RMN":
+        return kept_by_maps(config, tasks, start, how)
+    if method in ("GEM", "A-GEM"):
+        return kept_by_gradients(config, tasks, start, how)
+    return kept_by_penalties(config, tasks, start, of_method, how)
+
+
+def kept_by_penalties(config, tasks, start, key, how):
+    """FIP, fine-tuning, and penalties, which are made when their task comes."""
+    method, (rate, strength), optimiser = config["method"], config["setting"], sgd
+    penalty, keep, call = PENALTIES.get(method), Keeper(config, tasks, key, start), f
+    if method == "generative replay":
+        call, optimiser = of_pair, sgd_and_adam
+
+    def task(place):
+        part = tasks.train[place]
+        # The generator learns the first task, too; else there is nothing to keep.
+        if penalty is None or (place == 0 and penalty is not replayed):
+            return objective(config, call, part)
+        return lambda ends: objective(config, call, part, penalty, keep(ends))
+
+    given = [task(place) for place in range(config["tasks"])]
+    memories = [part.inputs for part in tasks.memory]
+    pull = rate * strength * (method == "FIP")
+    way = wm.PenalisedDescent(optimiser(how["steps"]), pull, recall_of(config))
+    return wm.walk_sequence(call, start, given, memories, method=way, **how).weights[-1]
+
+
+def kept_by_gradients(config, tasks, net, how):
+    optimiser, averaged = sgd(how["steps"]), config["method"] == "A-GEM"
+    most, margin = config["outputs"] // config["per"] - 1, config["setting"][1]
+    sizes = (
+        (1, config["batch"], config["reference"])
+        if averaged
+        else (most, config["per"], 0)
+    )
+    way = wm.PenalisedDescent(optimiser, 0.0)
+    for place, (part, memory) in enumerate(zip(tasks.train, tasks.memory, strict=True)):
+        if place:
+            earlier = tasks.memory[:place]
+            way = Projected(optimiser, earlier, jnp.float32(margin), *sizes)
+        net = alone(f, net, objective(config, f, part), memory, way, how, place)
+    return net
+
+
+def kept_by_maps(config, tasks, start, how):
+    (shared, maps, frozen), last = start, max(1, how["steps"] // 10)
+    every = jax.tree.map(jnp.ones_like, frozen)
+    how, watch = how | {"observe": None}, how["observe"]
+
+    def walked(weights, place, steps, part, memory):
+        task = Mapped(objective(config, of_map, part))
+        way, given = wm.PenalisedDescent(sgd(steps), 0.0), how | {"steps": steps}
+        return alone(of_map, weights, task, memory, way, given, place)
+
+    for place, both in enumerate(zip(tasks.train, tasks.memory, strict=True)):
+        weights = shared, maps[place], frozen
+        shared, learned, _ = walked(weights, place, how["steps"] - last, *both)
+        try:
+            learned = relevance.rounded(learned)
+        except ValueError as error:
+            raise FloatingPointError("a map uses no weight of a layer") from error
+        weights = walked((shared, learned, every), place, last, *both)
+        maps = [*maps[:place], weights[1], *maps[place + 1 :]]
+        frozen = relevance.freeze(weights[1], frozen)
+        watch((shared, maps, frozen))
+    return shared, maps, frozen
+
+
+# %% [markdown]
+# ## What is measured
+#
+# After each task $i$ the network is tested on some images of every task $j$, in both readings: that is the matrix $R_{ij}$ of the field {cite:p}`lopezpaz2017gem`. Of it come
+#
+# - the *final accuracy*, the mean over all tasks at the end, on all test images;
+# - *forgetting*, the mean of $\max_i R_{ij} - R_{Tj}$ over all tasks but the last;
+# - *forward transfer*, the mean of $R_{j-1,j} - R_{0j}$: what the earlier tasks gave to one that is not yet learned.
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The matrix and its numbers, 66 lines", "code_prompt_hide": "Hide what is measured"}
+def said_by(config, weights, tests):
+    """All outputs of each task's images, (tasks, images, outputs); by a network with
+    maps, each task's images by the network of its own map."""
+    if config["method"] == "RMN":
+        nets = [relevance.apply(weights[0], m, weights[2]) for m in weights[1]]
+        return np.stack([say(bare, *x) for x in zip(nets, tests, strict=True)])
+    net = weights[0] if config["method"] == "generative replay" else weights
+    said = say(bare, net, np.concatenate(tests))
+    return said.reshape(len(tests), -1, config["outputs"])
+
+
+def right(config, said, learned):
+    """Accuracy on each task told it, and among all outputs learned so far."""
+    tasks, count, outputs = said.shape
+    place, heads = np.arange(tasks), np.arange(outputs) // config["per"]
+    labels = np.repeat(np.arange(tasks * config["per"]), count // config["per"])
+    found = []
+    for may in (heads == place[:, None], heads[None] < learned):
+        chosen = np.where(may[:, None], said, -np.inf).argmax(axis=2)
+        hits = (chosen == labels.reshape(tasks, count)) & may.any()
+        found.append(hits.mean(axis=1))
+    return found
+
+
+def right_of_maps(config, weights, tests):
+    """Among all outputs, each by the network of its own map."""
+    whole, said = np.concatenate(tests), []
+    for place, task in enumerate(weights[1]):
+        own = slice(place * config["per"], (place + 1) * config["per"])
+        net = relevance.apply(weights[0], task, weights[2])
+        said.append(say(bare, net, whole)[:, own])
+    said = np.concatenate(said, axis=1).reshape(len(tests), len(tests[0]), -1)
+    return right(config, said, config["tasks"])[1]
+
+
+class Watch:
+    """The matrix, row by row: told the task, and among all outputs."""
+
+    def __init__(self, config, tests):
+        self.config, self.tests, self.rows = config, tests, []
+        self.frozen = []
+
+    def __call__(self, weights):
+        said = said_by(self.config, weights, self.tests)
+        self.rows.append(right(self.config, said, len(self.rows)))
+        if self.config["method"] == "RMN":
+            self.frozen.append(round(relevance.share(weights[2]), 5))
+
+
+def summary(told, what):
+    """The numbers of a matrix, whose first row is the start."""
+    count = told.shape[1]
+    lost = told[1:].max(axis=0) - told[-1]
+    ahead = [told[j, j] - told[0, j] for j in range(1, count)]
+    return {
+        f"learned_{what}": float(np.mean(np.diagonal(told[1:]))),
+        f"forgetting_{what}": float(np.mean(lost[:-1])),
+        f"forward_{what}": float(np.mean(ahead)),
+        f"first_change_{what}": float(told[-1, 0] - told[1, 0]),
+    }  # fmt: skip
+
+
+def first_of_each(config, part, count):
+    """So many images of each class of a part."""
+    by_class = part.image.reshape(config["per"], -1, *part.image.shape[1:])
+    return by_class[:, :count].reshape(-1, *part.image.shape[1:])
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "One run, and one of the search, 42 lines", "code_prompt_hide": "Hide the runs"}
+DIVERGED = {"told": 0.0, "all": 0.0, "diverged": 1}
+
+
+def seed_of(key):
+    return int(jax.random.key_data(key)[-1])
+
+
+def evaluate(config, key):
+    seed = seed_of(key)
+    tasks = tasks_of(config, seed)
+    few = [first_of_each(config, part, config["watched"]) for part in tasks.test]
+    watch = Watch(config, few)
+    watch(start_of(config, seed))
+    folder = kept_weights.place("sequences", {**config, "seed": seed}, evaluate)
+    try:
+        end = follow(config, seed, watch, folder)
+    except FloatingPointError:  # the steps were too large
+        return {"metrics": DIVERGED, "data": tasks.data}
+    said = said_by(config, end, [part.image for part in tasks.test])
+    told, among = right(config, said, config["tasks"])
+    if config["method"] == "RMN":
+        among = right_of_maps(config, end, few)
+    metrics = {"told": float(told.mean()), "all": float(among.mean())}
+    metrics |= {"first_told": float(told[0]), "first_all": float(among[0])}
+    curves = {"told_ends": told.round(4), "all_ends": among.round(4)}
+    matrices = dict(
+        zip(("told", "all"), np.array(watch.rows).swapaxes(0, 1), strict=True)
+    )
+    if config["method"] == "RMN":  # whose networks are told the task by their maps
+        curves["frozen"] = watch.frozen
+        del matrices["all"]
+    for what, matrix in matrices.items():
+        metrics |= summary(matrix, what)
+        curves[f"{what}_along"] = [row.round(4) for row in matrix]
+    return {"metrics": metrics, "curves": curves, "data": tasks.data}
+
+
+def tune(config, key):
+    """One setting, judged by training images of other classes that were held out."""
+    tasks = tasks_of(config, seed_of(key))
+    try:
+        end = follow(config, seed_of(key), lambda weights: None)
+    except FloatingPointError:
+        return {"metrics": DIVERGED, "data": tasks.data}
+    tests = [part.image for part in tasks.test]
+    told, among = right(config, said_by(config, end, tests), config["tasks"])
+    metrics = {"told": float(told.mean()), "all": float(among.mean())}
+    return {"metrics": metrics, "data": tasks.data}
+
+
+# %% [markdown]
+# ## The search
+#
+# Each method gets the same number of settings, a rate and the strength of its mechanism, where it has one: two steps along each axis from a middle. They are tried on three
+# tasks of a fourth order, whose classes open none of the other three, for two epochs each; the mean accuracy at the end on images held out from training chooses, told
+# the task for the loss over the task's own outputs and among all for the other. Where the best is at the end of an axis, the axis is made longer.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 41 lines", "code_prompt_hide": "Hide what is searched"}
+SEARCHED = """
+twenty own  fine-tuning        .01:0 .003:0 .03:0 .001:0 .1:0
+twenty own  joint              .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty own  FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty own  replay             .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty own  DER++              .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty own  LwF                .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty own  EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4
+twenty own  RMN                .01:10 .003:10 .03:10 .01:1 .01:100
+twenty own  GEM                .01:.5 .003:.5 .03:.5 .01:0 .01:1
+twenty own  A-GEM              .01:0 .003:0 .03:0 .001:0 .1:0
+twenty all  fine-tuning        .01:0 .003:0 .03:0 .001:0 .1:0
+twenty all  FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty all  DER++              .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty all  EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4
+five own    FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
+five own    EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4
+five own    RMN                .01:10 .003:10 .03:10 .01:1 .01:100
+ten own     FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
+ten own     DER++              .01:1 .003:1 .03:1 .01:.1 .01:10
+ten own     generative replay  .01:1 .003:1 .03:1 .01:.1 .01:10
+"""
+pair = lambda setting: [float(x) for x in setting.split(":")]  # noqa: E731
+lines = [line.split("  ", 1) for line in SEARCHED.strip().splitlines()]
+lines = [(*arm.split(), *rest.strip().split("  ", 1)) for arm, rest in lines]
+SEARCHED = {line[:3]: [*map(pair, line[3].split())] for line in lines}
+if scale.name == "quick":
+    FEW = {("twenty", m) for m in ("fine-tuning", "FIP", "EWC")}
+    FEW |= {("five", "FIP"), ("ten", "FIP")}
+    SEARCHED = {a: s[:1] for a, s in SEARCHED.items() if (a[0], a[2]) in FEW}
+    SEARCHED.pop(("twenty", "all", "EWC"))
+ONE = [("own", m) for m in ("joint", "LwF", "A-GEM")]  # these have one seed
+ONE += [("all", m) for m in ("DER++", "EWC")]
+
+
+def settings_of(sequence, loss, method, **other):
+    found = getattr(scale, sequence)
+    found = found | dict(per=found["outputs"] // found["tasks"], searched=0)
+    return found | dict(sequence=sequence, loss=loss, method=method) | other
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 33 lines", "code_prompt_hide": "Hide the sweeps"}
+one = dataclasses.replace(scale, seeds=1)
+more = dict(searched=1, **scale.search)
+grid = [
+    settings_of(*arm, setting=setting, **more)
+    for arm, tried in SEARCHED.items() for setting in tried
+]  # fmt: skip
+search = wm.sweep("sequences_tuning", tune, grid, one)
+best = {}
+for arm, tried in search.groupby(["sequence", "loss", "method"]):
+    judged = tried["told" if arm[1] == "own" else "all"]
+    best[arm] = list(tried.setting[judged.idxmax()])
+
+
+def swept(name, sequence, arms, seeds, **other):
+    """Final runs with the chosen settings."""
+    arms = [(sequence, *arm) for arm in arms if (sequence, *arm) in best]
+    grid = [settings_of(*arm, setting=best[arm], **other) for arm in arms]
+    return wm.sweep(name, evaluate, grid, seeds) if grid else pd.DataFrame()
+
+
+arms = [arm[1:] for arm in SEARCHED if arm[0] == "twenty" and arm[1:] not in ONE]
+runs = [
+    swept("sequences", "twenty", arms, scale),
+    swept("sequences", "twenty", ONE, one),
+]
+rows = pd.concat(runs, ignore_index=True)
+fives = swept(
+    "sequences_five", "five", [a[1:] for a in SEARCHED if a[0] == "five"], scale
+)
+tens = swept("sequences_ten", "ten", [a[1:] for a in SEARCHED if a[0] == "ten"], scale)
+pairs = [("own", "FIP"), ("own", "DER++")]
+sizes = [
+    swept("sequences_memory", "twenty", pairs, one, memories=m, tasks=scale.first)
+    for m in scale.sizes
+]
+sizes = pd.concat(sizes, ignore_index=True)
