@@ -788,7 +788,7 @@ def settings_of(sequence, loss, method, **other):
     return found | dict(sequence=sequence, loss=loss, method=method) | other
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 36 lines", "code_prompt_hide": "Hide the sweeps"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 50 lines", "code_prompt_hide": "Hide the sweeps"}
 one = dataclasses.replace(scale, seeds=1)
 more = dict(searched=1, **scale.search)
 grid = [
@@ -800,6 +800,20 @@ best = {}
 for arm, tried in search.groupby(["sequence", "loss", "method"]):
     judged = tried["told" if arm[1] == "own" else "all"]
     best[arm] = list(tried.setting[judged.idxmax()])
+
+
+def edges_of(arm):
+    """The axes at an end of which the best setting lies; a strength of 0 is no end."""
+    tried = zip(*SEARCHED[arm], strict=True)
+    axes = zip(("rate", "strength"), tried, best[arm], strict=True)
+    return [
+        f"{name} {value:g}" for name, axis, value in axes
+        if len({*axis}) > 1 and value and value in (min(axis), max(axis))
+    ]  # fmt: skip
+
+
+edges = {arm: ends for arm in SEARCHED if (ends := edges_of(arm))}
+assert not edges, f"the search goes on before the runs: {edges}"
 
 
 def swept(name, sequence, arms, seeds, **other):
