@@ -1458,7 +1458,7 @@ BERT = dict(vocabulary=30_522, width=768, heads=12, units=3_072, types=2)
 
 
 def shapes_of(depth, length, rank):
-    """Of BERT's first blocks: what moves, all or adapters' factors, and what does not."""
+    """Of BERT's first blocks: what moves, all or adapters' factors, and the rest."""
     key = jax.random.key(0)
 
     def parts():
