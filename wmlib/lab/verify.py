@@ -242,7 +242,7 @@ def verify(
                         (entry, stale, which, next(c for c in calls if c["code"] == code and c["experiment"] == name))
                     )
     work = [w for w in work if not _moved(chapter, preset, since, folder, *w)]
-    samples = [_sample(*w) for w in work]
+    samples = [_sample(*w) for w in _joined(work, table)]
     for sample in samples:
         if (dearest := max(unit["seconds"] for unit in sample.units)) > limit:
             sample.entry["how"] = f"left: a run of the sample took {dearest:.0f} s"
@@ -308,7 +308,10 @@ def _short(identity: str) -> str:
 
 def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
     """Whether the code is equal but for where definitions lie; then a line says so."""
-    known = set().union(*(records.leads_to(r, records.equivalences(folder, entry["experiment"])) for r in rows))
+    lines = records.equivalences(folder, entry["experiment"])
+    # What every one of the rows was carried to; the code that a row names itself comes first.
+    known = set.intersection(*(set(records.leads_to(r, lines)) for r in rows))
+    known = sorted(known, key=lambda digest: digest != entry["from"])
     for commit in _candidates(chapter, rows, since):
         try:
             seen = _old(commit, chapter, preset)
@@ -334,9 +337,10 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
                 )
                 entry["how"] = "moved"
                 return True
-        if _call(seen, entry["experiment"], entry["from"]) is not None:
-            entry["commit"] = commit
-            return False
+        for digest in known:
+            if _call(seen, entry["experiment"], digest) is not None:
+                entry.update({"commit": commit, "from": digest})
+                return False
     if commits := _named(chapter, preset, since, rows, call):
         why = "no code gives the digest, which held what the interpreter keeps while it runs; that of the commits which the"
         why += " rows name is equal but for the modules in which definitions lie; nothing was run"
@@ -346,6 +350,22 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
         return True
     entry["how"] = f"no commit gives the digest {entry['from']}; name it: FROM=<commit>"
     return True
+
+
+def _joined(work, table):
+    """Rows that earlier lines carried to one code share a sample."""
+    joined: dict[tuple[str, str, str], Any] = {}
+    for entry, rows, which, call in work:
+        key = (entry["experiment"], entry["from"], entry["to"])
+        if key not in joined:
+            joined[key] = entry, [*rows], which, call
+            continue
+        first, others, listed, _ = joined[key]
+        first["rows"] += entry["rows"]
+        others += rows
+        joined[key] = first, others, which if which == "all" else listed + which, call
+        table.remove(entry)
+    return [*joined.values()]
 
 
 def _named(chapter, preset, since, rows, call) -> list[str]:
