@@ -878,6 +878,34 @@ def test_the_library_counts_where_it_is_used(monkeypatch, definition, counts):
     assert (fingerprint(modulated) != digest) == counts
 
 
+def walked(config, key):
+    return wm.walk(config, key, None, None)
+
+
+def measured(config, key):
+    return wm.FunctionMetric(config, key, key)
+
+
+@pytest.mark.parametrize(("run", "counts"), [(walked, False), (measured, True)])
+def test_a_modules_rules_count_where_one_of_its_classes_is_reached(monkeypatch, run, counts):
+    """The walk uses functions of the module in which the metric has its rules, and no metric."""
+    module, digest, source = sys.modules["wmlib.paths.metric"], fingerprint(run), inspect.getsource
+
+    def changed(what):
+        return source(what) + "\n@register(exp)\ndef _(x):\n    return x\n" if what is module else source(what)
+
+    monkeypatch.setattr(inspect, "getsource", changed)
+    assert (fingerprint(run) != digest) == counts
+    monkeypatch.setattr(
+        inspect, "getsource", lambda what: source(what).replace("must be arrays with", "are arrays with")
+    )
+    assert fingerprint(run) == digest  # an error message
+    monkeypatch.setattr(
+        inspect, "getsource", lambda what: source(what).replace("len(lengths) != 1", "len(lengths) != 2")
+    )
+    assert fingerprint(run) != digest  # `check_inputs`, by itself or with its module
+
+
 def test_wrapped_functions_are_seen_through(tmp_path):
     digest = fingerprint(square)
     for wrap in (functools.cache, eqx.filter_jit, jax.jit, Counted):

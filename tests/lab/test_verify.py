@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wmlib.lab.records import content_digest, leads_to, read_lines, read_rows
+from wmlib.lab.records import append_row, content_digest, leads_to, read_lines, read_rows
 from wmlib.lab.verify import differences, methods
 
 pytestmark = pytest.mark.processes
@@ -215,6 +215,27 @@ def test_a_digest_that_no_code_gives_is_replaced_by_the_commit_that_the_rows_nam
     (line,) = read_lines(project / "book" / "results" / "equivalences.jsonl", ())
     assert line["from_commit"] == first
     assert "the commits which the rows name" in line["why"]
+
+
+def test_rows_of_several_digests_that_were_carried_to_one_code_go_on_from_there(project):
+    """The code of the rows themselves is in no commit; that which earlier lines carried them to is."""
+    path = project / "book" / "results" / "still.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    given, ledger = rows[0]["code"], path.with_name("equivalences.jsonl")
+    for i, row in enumerate(rows):
+        row["code"] = f"{i % 2:016x}"
+        row["digest"] = content_digest({k: v for k, v in row.items() if k != "digest"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for i in (0, 1):
+        line = {"experiment": "still", "from": f"{i:016x}", "to": given, "rows": "all", "reason": "moved"}
+        append_row(ledger, line | {"why": "a test", "largest": 0.0, "device": "", "versions": {}})
+    write(project, TOY.replace("x.sum()", "1.0 * x.sum()"))
+    done = verify(project, "--experiment", "still")
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = read_lines(ledger, ())[-1]
+    assert (line["from"], line["reason"]) == (given, "verified")
+    assert len(line["sample"]) == 2  # one of each kind, not of each digest
+    assert verify(project, "--experiment", "still").stdout.count(" fresh\n") == 2
 
 
 def test_two_processes_share_a_sample_and_a_killed_one_goes_on(project):

@@ -162,6 +162,27 @@ def test_no_more_than_a_batch_is_linearised_at_once():
     assert len(seen) == before + 1  # one program serves all hundred batches
 
 
+def test_a_product_needs_little_more_memory_than_a_gradient():
+    """At most 1.1 times, and one vector of weights more, where the memory is that of what lies between the layers."""
+    shape = dict(vocabulary=50, width=64, heads=4, units=256, depth=4, classes=7, positions=32, types=2)
+    net = wm.models.Transformer(**shape, key=jax.random.key(0))
+    texts = jnp.ones((200, 32), jnp.int32)
+    dynamic, static = eqx.partition(net, eqx.is_inexact_array)
+
+    def needs(function):
+        return jax.jit(function).lower(dynamic).compile().memory_analysis().temp_size_in_bytes
+
+    def loss(w):
+        return jnp.mean(jax.vmap(lambda x: jax.nn.logsumexp(eqx.combine(w, static)(x)))(texts))
+
+    def product(w):
+        metric = wm.FunctionMetric(operator.call, eqx.combine(w, static), texts, wm.distances.kl)
+        return metric.mv(jax.tree.map(jnp.ones_like, w))
+
+    vector = sum(x.nbytes for x in jax.tree.leaves(dynamic))
+    assert needs(product) <= 1.1 * needs(jax.grad(loss)) + vector
+
+
 def test_half_the_quadratic_form_is_the_mean_distance_moved():
     with jax.enable_x64(True):
         net = eqx.nn.MLP(3, 3, 4, 1, jax.nn.tanh, key=KEY, dtype=jnp.float64)

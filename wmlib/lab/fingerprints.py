@@ -51,7 +51,22 @@ def unplaced(function: Callable) -> list[tuple[str, str]]:
 
 
 def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]]]:
-    """The code that a function reaches, by module and name; and the same by name alone, without modules."""
+    """The code that a function reaches, by module and name; and the same by name alone, without modules.
+
+    A module that registers rules is one definition, for they act without being named: once one of its classes is reached,
+    since rules act on instances. Its functions alone are definitions like any other.
+    """
+    whole: set[str] = set()
+    while True:
+        parts, bare, registering = _reached(function, whole)
+        if registering <= whole:
+            return parts, bare
+        whole |= registering
+
+
+def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]], set[str]]:
+    """The same, where some modules count as a whole; and those that register rules for classes which are reached."""
+    registering: set[str] = set()
     function = inspect.unwrap(function)
     home = getattr(function, "func", function).__module__
     parts: dict[tuple[str, str], str] = {}
@@ -85,8 +100,12 @@ def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[s
         if definition.__module__ == "wmlib.lab.fingerprints":
             return definition.__qualname__
         if definition.__module__ == home or definition.__module__.startswith("wmlib."):
-            # A module that registers rules is one definition: they act without being named.
-            queue.append(_registering_module(definition) or definition)
+            module = _registering_module(definition)
+            if module is not None and (isinstance(definition, type) or module.__name__ in whole):
+                registering.add(module.__name__)
+                queue.append(module)
+            else:
+                queue.append(definition)
         nameless = definition.__module__ == home or (not placed and _ours(definition.__module__))
         return f"{'' if nameless else definition.__module__}.{definition.__qualname__}"
 
@@ -124,7 +143,7 @@ def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[s
                     parts[(place[0], text)] = spell(value)
                     found[text] = (_Unplaced(scope, among).name(node), spell(value, placed=False))
         bare += [(name, ast.unparse(_Unplaced(scope, among).visit(tree))), *found.values()]
-    return parts, bare
+    return parts, bare, registering
 
 
 def _source(definition: Any) -> str:

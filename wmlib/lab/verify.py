@@ -111,9 +111,11 @@ def _replay(root: Path, chapter: str, preset: str, job: Mapping[str, Any]) -> di
             "chapter": str(root / "notebooks" / f"{chapter}.py"), "out": str(out), "kept": str(_KEPT), "ulps": 0, **job,
         })
     )  # fmt: skip
+    # What else is to be found, such as a pretrained network, stays so; but no other code of this project.
+    others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and not Path(p, "wmlib").exists()]
     environment = os.environ | {
-        "PYTHONPATH": str(root), "WMLIB_RESULTS": str(_folder(None, preset).absolute()), "WMLIB_PRESET": preset,
-        "WMLIB_RECORDED_ONLY": "1", "MPLBACKEND": "agg",
+        "PYTHONPATH": os.pathsep.join([str(root), *others]), "WMLIB_RESULTS": str(_folder(None, preset).absolute()),
+        "WMLIB_PRESET": preset, "WMLIB_RECORDED_ONLY": "1", "MPLBACKEND": "agg",
     }  # fmt: skip
     environment.pop("WMLIB_RERUN", None)
     command = [sys.executable, "-P", str(Path(__file__).with_name("_replay.py")), str(asked)]
@@ -154,7 +156,10 @@ def _checkout(commit: str) -> Path:
 
 def _old(commit: str, chapter: str, preset: str) -> dict[str, Any] | None:
     """What the sweeps of a chapter were at a commit; None if it had no such chapter."""
-    kept = _KEPT / "seen" / f"{chapter.replace('/', '-')}-{preset}-{commit}.json"
+    # What is seen of a commit hangs on how digests are made today.
+    asked_by = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("_replay.py", "fingerprints.py"))
+    name = f"{chapter.replace('/', '-')}-{preset}-{commit}-{hashlib.sha256(asked_by).hexdigest()[:8]}.json"
+    kept = _KEPT / "seen" / name
     if not kept.exists():
         if not (root := _checkout(commit)).joinpath("notebooks", f"{chapter}.py").exists():
             return None
@@ -242,7 +247,7 @@ def verify(
                         (entry, stale, which, next(c for c in calls if c["code"] == code and c["experiment"] == name))
                     )
     work = [w for w in work if not _moved(chapter, preset, since, folder, *w)]
-    samples = [_sample(*w) for w in work]
+    samples = [_sample(*w) for w in _joined(work, table)]
     for sample in samples:
         if (dearest := max(unit["seconds"] for unit in sample.units)) > limit:
             sample.entry["how"] = f"left: a run of the sample took {dearest:.0f} s"
@@ -308,7 +313,10 @@ def _short(identity: str) -> str:
 
 def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
     """Whether the code is equal but for where definitions lie; then a line says so."""
-    known = set().union(*(records.leads_to(r, records.equivalences(folder, entry["experiment"])) for r in rows))
+    lines = records.equivalences(folder, entry["experiment"])
+    # What every one of the rows was carried to; the code that a row names itself comes first.
+    known = set.intersection(*(set(records.leads_to(r, lines)) for r in rows))
+    known = sorted(known, key=lambda digest: digest != entry["from"])
     for commit in _candidates(chapter, rows, since):
         try:
             seen = _old(commit, chapter, preset)
@@ -334,9 +342,10 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
                 )
                 entry["how"] = "moved"
                 return True
-        if _call(seen, entry["experiment"], entry["from"]) is not None:
-            entry["commit"] = commit
-            return False
+        for digest in known:
+            if _call(seen, entry["experiment"], digest) is not None:
+                entry.update({"commit": commit, "from": digest})
+                return False
     if commits := _named(chapter, preset, since, rows, call):
         why = "no code gives the digest, which held what the interpreter keeps while it runs; that of the commits which the"
         why += " rows name is equal but for the modules in which definitions lie; nothing was run"
@@ -346,6 +355,22 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
         return True
     entry["how"] = f"no commit gives the digest {entry['from']}; name it: FROM=<commit>"
     return True
+
+
+def _joined(work, table):
+    """Rows that earlier lines carried to one code share a sample."""
+    joined: dict[tuple[str, str, str], Any] = {}
+    for entry, rows, which, call in work:
+        key = (entry["experiment"], entry["from"], entry["to"])
+        if key not in joined:
+            joined[key] = entry, [*rows], which, call
+            continue
+        first, others, listed, _ = joined[key]
+        first["rows"] += entry["rows"]
+        others += rows
+        joined[key] = first, others, which if which == "all" else listed + which, call
+        table.remove(entry)
+    return [*joined.values()]
 
 
 def _named(chapter, preset, since, rows, call) -> list[str]:

@@ -317,8 +317,13 @@ def _hessians(distance, y, moved):
 def _push_and_pull(f, distance, weights, inputs):
     outputs, dynamic = _outputs(f, weights, inputs)
     y, push = jax.linearize(outputs, dynamic)
-    pull = jax.linear_transpose(push, dynamic)
-    return lambda vector: pull(_hessians(distance, y, push(vector)))[0]
+
+    def product(vector):
+        # The barrier keeps XLA from mixing the two passes: it would hold intermediate values of both at once.
+        moved, then = jax.lax.optimization_barrier((_hessians(distance, y, push(vector)), push))
+        return jax.linear_transpose(then, dynamic)(moved)[0]
+
+    return product
 
 
 @eqx.filter_jit
