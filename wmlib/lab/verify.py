@@ -111,9 +111,11 @@ def _replay(root: Path, chapter: str, preset: str, job: Mapping[str, Any]) -> di
             "chapter": str(root / "notebooks" / f"{chapter}.py"), "out": str(out), "kept": str(_KEPT), "ulps": 0, **job,
         })
     )  # fmt: skip
+    # What else is to be found, such as a pretrained network, stays so; but no other code of this project.
+    others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and not Path(p, "wmlib").exists()]
     environment = os.environ | {
-        "PYTHONPATH": str(root), "WMLIB_RESULTS": str(_folder(None, preset).absolute()), "WMLIB_PRESET": preset,
-        "WMLIB_RECORDED_ONLY": "1", "MPLBACKEND": "agg",
+        "PYTHONPATH": os.pathsep.join([str(root), *others]), "WMLIB_RESULTS": str(_folder(None, preset).absolute()),
+        "WMLIB_PRESET": preset, "WMLIB_RECORDED_ONLY": "1", "MPLBACKEND": "agg",
     }  # fmt: skip
     environment.pop("WMLIB_RERUN", None)
     command = [sys.executable, "-P", str(Path(__file__).with_name("_replay.py")), str(asked)]
