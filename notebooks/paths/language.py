@@ -936,7 +936,15 @@ for ax, (what, name) in zip(axes, PARTS.items(), strict=True):
 axes[0].set_yticks(range(len(order)), order)
 plt.show()
 
+
 # %% tags=["remove-input"]
+def beside_half(values):
+    """A mean and half of its 95 % t-interval, in percentage points."""
+    values = 100 * np.asarray(values)
+    half = f" ± {values.mean() - figures.t_interval(values)[0]:.1f}" if enough else ""
+    return f"{values.mean():.1f}{half}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 COLUMNS = {
     "yelp": "Yelp, %", "yelp_told": "Yelp, told, %", "imdb": "IMDb, %",
     "imdb_told": "IMDb, told, %", "mean": "mean, %",
@@ -944,8 +952,8 @@ COLUMNS = {
 table = [
     {
         "method": m,
-        **{name: in_points(part[what]) for what, name in COLUMNS.items()},
-        "lowest on the way, Yelp, %": in_points(along(part, "yelp_along").min(axis=1)),
+        **{name: beside_half(part[what]) for what, name in COLUMNS.items()},
+        "lowest, Yelp, %": beside_half(along(part, "yelp_along").min(axis=1)),
         "distance": f"{part.apart.mean():.1f}",
     }
     for m in rows.groupby("method")["mean"].mean().sort_values(ascending=False).index
@@ -955,7 +963,7 @@ pages.table(
     pd.DataFrame(table),
     "Joint training, DER++, L2 and FIP by the squared distance lose the restaurants on the way and find them again. From the best mean of both tasks"
     " to the worst: accuracy on all test reviews, told the task too; the lowest accuracy on 200 restaurant reviews at any recorded step; Euclidean"
-    " distance from start to end. 95 % t-intervals over five seeds, or three.",
+    " distance from start to end. Means and half of the 95 % t-interval over five seeds, or three.",
     name="tab-language-accuracy",
     disable_numparse=True,
 )
@@ -1146,7 +1154,7 @@ if scale.name == "cpu":
 before, old, new = (100 * float(olora[k].iloc[0]) for k in ("before", "yelp", "imdb"))
 Markdown(
     "**O-LoRA**, an adapter for each task and the second orthogonal to the first, is often set beside LoRA. On a base that learned the restaurants through an adapter,"
-    f" and has {before:.1f} % of them, it ends with {old:.1f} % of the restaurants and {new:.1f} % of the films (the best of five settings; one seed)."
+    f" and has {before:.1f} % of them, it ends with {old:.1f} % of the restaurants and {new:.1f} % of the films (the best of {len(tried)} settings; one seed)."
 )
 
 # %% [markdown]

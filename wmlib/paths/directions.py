@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._counts import check_count
+from .bidiagonal import Bidiagonal, among_outputs, bidiagonalise
 from .checks import check_setting, wide
 from .krylov import Krylov, combination, lanczos_and_rest, orthogonalise, ravel, rounding, unravel
 from .metric import FunctionMetric, batches, check_positive, norm
@@ -103,7 +104,7 @@ def direction(
         if key is None:
             raise ValueError("without a gradient the direction is drawn; give a key")
         return _flattest(metric, epsilon, key, dimension, rtol)
-    krylov, rest = lanczos_and_rest(metric, gradient, dimension)
+    krylov, rest = _basis(metric, gradient, dimension)
     noise = rounding(krylov.structure) * float(krylov.eigh()[0][-1])
 
     def solve(space, beta, epsilon):
@@ -124,9 +125,9 @@ def direction(
     hard = [told["multiplier"] < 0 and told["residual"] <= rtol for _, told in solved]
     products, extra = krylov.dimension, None
     if any(hard) and krylov.dimension < metric.in_size():
-        flat, _ = lanczos_and_rest(metric, _random(metric, jax.random.key(0) if key is None else key), dimension)
+        flat, _ = _basis(metric, _random(metric, jax.random.key(0) if key is None else key), dimension)
         products += flat.dimension + 1
-        wider, extra = _with_one_more(metric, krylov, rest, flat.combine(flat.eigh()[1][:, 0]))
+        wider, extra = _with_one_more(metric, krylov, rest(), flat.combine(flat.eigh()[1][:, 0]))
         for i, (pair, is_hard) in enumerate(zip(pairs, hard, strict=True)):
             if is_hard:
                 solved[i] = solve(wider, *pair)
@@ -152,11 +153,20 @@ _PRODUCTS = 10
 """From so many on, a linearisation that is kept has paid for its making, and for a second program to compile."""
 
 
+def _basis(metric, start, dimension) -> tuple[Krylov | Bidiagonal, Callable[[], Array]]:
+    """A Krylov basis, and what gives the part of its last product that is outside it."""
+    if among_outputs(metric):
+        found = bidiagonalise(metric, start, dimension)
+        return found, lambda: found.rest
+    found, rest = lanczos_and_rest(metric, start, dimension)
+    return found, lambda: rest
+
+
 class _Space:
     """A basis, known by the metric within it, its eigenvectors, and the parts of products that it does not hold: those of
     the `rows`, by their inner products."""
 
-    def __init__(self, krylov: Krylov, projected: np.ndarray, parts: np.ndarray, rows: list[int]):
+    def __init__(self, krylov: Krylov | Bidiagonal, projected: np.ndarray, parts: np.ndarray, rows: list[int]):
         self.values, self.vectors = np.linalg.eigh(projected)
         self.slopes = krylov.size * self.vectors[0]
         self.parts, self.rows = parts, rows
@@ -187,7 +197,7 @@ def _on_sphere(values, slopes, epsilon):
 
 
 def _flattest(metric, epsilon, key, dimension, rtol):
-    krylov, _ = lanczos_and_rest(metric, _random(metric, key), dimension)
+    krylov, _ = _basis(metric, _random(metric, key), dimension)
     values, vectors = krylov.eigh()
     size, flat, largest = np.sqrt(epsilon), vectors[:, 0], max(float(values[-1]), np.finfo(float).tiny)
     noise = rounding(krylov.structure)
@@ -237,10 +247,11 @@ def _movements(krylov, coefficients, shape, extra: Any = None):
     with `shape`."""
     rows = []
     for c in coefficients:
-        flat = combination(krylov.blocks, c[: krylov.dimension])
-        if len(c) > krylov.dimension:
-            flat = flat + jnp.asarray(c[-1], flat.dtype) * extra
-        rows.append(unravel(flat, krylov.structure))
+        if len(c) == krylov.dimension:
+            rows.append(krylov.combine(c))
+        else:
+            flat = combination(krylov.blocks, c[:-1])
+            rows.append(unravel(flat + jnp.asarray(c[-1], flat.dtype) * extra, krylov.structure))
     if shape == ():
         return rows[0]
     return jax.tree.map(lambda *x: jnp.stack(x).reshape(*shape, *x[0].shape), *rows)

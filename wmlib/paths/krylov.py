@@ -108,8 +108,7 @@ def lanczos_and_rest(
     flat = ravel(start, _precision(structure))
     # Divided by the largest first: squares of small numbers vanish, and those of large ones overflow.
     peak = float(jnp.abs(flat).max())
-    if not 0 < peak < math.inf:
-        raise ValueError(f"the start has the norm {peak}; give a finite movement that is not zero")
+    check_peak(peak)
     flat = flat / peak
     size = float(jnp.linalg.norm(flat))
     diagonal, off_diagonal, residual, basis, rest = _recursion(metric, flat / size, dimension)
@@ -354,6 +353,18 @@ _ZERO = (
 )
 
 
+NOT_FINITE = (
+    "look for outputs that are not, or that overflow in their derivative (a square root or a logarithm at zero)"
+)
+"""What to do where a product is not finite."""
+
+
+def check_peak(peak: float) -> None:
+    """Raise `ValueError` unless the largest number of a start is positive and finite."""
+    if not 0 < peak < math.inf:
+        raise ValueError(f"the start has the norm {peak}; give a finite movement that is not zero")
+
+
 def _structure(metric):
     """What the metric acts on, if that is real."""
     structure = metric.in_structure()
@@ -553,10 +564,7 @@ def _recursion(metric, start, dimension, done=None, keys=()):
         rest, along, beta = basis.orthogonalise(rest, before)
         diagonal.append(float(alpha) + along[k])
         if not math.isfinite(diagonal[-1] + beta):
-            raise ValueError(
-                f"product {k + 1} with the metric is not finite; look for outputs that are not, or that overflow in their"
-                " derivative (a square root or a logarithm at zero)"
-            )
+            raise ValueError(f"product {k + 1} with the metric is not finite; {NOT_FINITE}")
         if beta <= least * max(map(abs, diagonal + off_diagonal)):
             beta = 0.0
         past = present
