@@ -55,7 +55,7 @@ cpu = shared | dict(
 )  # fmt: skip
 paper = cpu | dict(
     source="google/vit-base-patch16-224-in21k", batch=512, recall=512, test=10_000,
-    watched=1_000, ranks=[1, 16, 256], sequence_steps=240,
+    watched=1_000, ranks=[1, 16, 256], base_rate=3e-5, base_batch=512,
 )  # fmt: skip
 tiny = shape | dict(in_shape=[1, 28, 28], width=16, depth=1, heads=2, units=16)
 quick = cpu | dict(
@@ -126,8 +126,8 @@ def tasks(config):
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "What a network says of images, 33 lines", "code_prompt_hide": "Hide these functions"}
 def f(net, image):
-    """Logits of one image."""
-    return net(image)
+    """Logits of one image, in the size that the network reads."""
+    return net(jax.image.resize(image, net.embedding.in_shape, "linear"))
 
 
 @eqx.filter_jit
@@ -165,11 +165,14 @@ def scores(net, first, second, old):
 # zero over the others. Its numbers are then cut to half precision and kept with the book, so that all runs of this page start from the same ones.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The model, and how it learns the first task, 102 lines", "code_prompt_hide": "Hide the base"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The model, and how it learns the first task, 116 lines", "code_prompt_hide": "Hide the base"}
 def untrained(recipe):
-    settings = recipe["shape"] | {"in_shape": tuple(recipe["shape"]["in_shape"])}
-    settings |= dict(classes=sum(recipe["classes"]), dropout=0.0)
-    return wm.models.Transformer(**settings, key=jax.random.key(recipe["base"]))
+    settings = dict(classes=sum(recipe["classes"]), key=jax.random.key(recipe["base"]))
+    if source := recipe.get("source"):
+        return wm.models.load_pretrained(source, head="classification", **settings)
+    settings |= recipe["shape"] | dict(dropout=0.0)
+    settings |= dict(in_shape=tuple(recipe["shape"]["in_shape"]))
+    return wm.models.Transformer(**settings)
 
 
 def flipped_and_shifted(image, key, by=4):
@@ -228,13 +231,24 @@ def halved(net):
     return eqx.combine(cut, static)
 
 
-BASE = ("datasets", "classes", "shape", "hold", "few", "base_rate", "base_epochs")
+BASE = (
+    "source",
+    "datasets",
+    "classes",
+    "shape",
+    "hold",
+    "few",
+    "base_rate",
+    "base_epochs",
+)
 BASE += ("base_batch",)
 
 
 def recipe_of(config):
     """What decides a base."""
-    names = {name: config[name] for name in BASE} | {"base": config.get("base", 0)}
+    names = {name: config[name] for name in BASE if name in config} | {
+        "base": config.get("base", 0)
+    }
     return names | {"images": tasks(config)[-1]}
 
 
@@ -640,7 +654,7 @@ def swept(name, run, grid, seeds):
     return wm.sweep(name, run, grid, seeds) if grid else pd.DataFrame({"method": []})
 
 
-of_base = {k: common[k] for k in (*BASE, "test")}
+of_base = {k: common[k] for k in (*BASE, "test") if k in common}
 first_base = wm.sweep("vision_base", learn, [{**of_base, "base": 0}], one)
 
 grid = [
