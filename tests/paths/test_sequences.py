@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
-from wmlib import _kept
 from wmlib.paths import sequences
 
 KEY = jax.random.key(3)
@@ -199,7 +198,7 @@ def test_another_process_finds_the_same_files(tmp_path):
 
 def test_weights_of_half_precision_are_kept_bit_for_bit(tmp_path):
     net = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x, NET)
-    _kept.write(tmp_path / "a.npz", net)
+    sequences._write(tmp_path / "a.npz", net)
     equal(sequences._read(tmp_path / "a.npz", net), net)
     with pytest.warns(UserWarning, match="damaged"):
         assert sequences._read(tmp_path / "a.npz", NET) is None

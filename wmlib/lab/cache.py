@@ -3,6 +3,7 @@
 from . import _extra as _extra  # isort: split
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -13,9 +14,9 @@ import equinox as eqx
 import filelock
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
-from .. import _kept
 from .fingerprints import fingerprint
 
 
@@ -72,31 +73,53 @@ def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping
 
     **Returns:** the weights, those arrays of `like` that `make` gave.
 
-    **Raises:** `ValueError` for a name that is no file's, a recipe that JSON does not hold, keys of random
-    numbers, or weights unlike `like`.
+    **Raises:** `ValueError` for a name that is no file's, a recipe that JSON does not hold, arrays of a type that NumPy
+    lacks, or weights unlike `like`.
 
     **Example:** `net = wm.lab.cache.once("base", train, {"seed": 0, "steps": 1000}, like=network)`
     """
-    _check_name(name)
-    words = _words(recipe)
-    held = jax.tree.leaves(eqx.filter(like, eqx.is_array))
-    if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in held):
-        raise ValueError("keys of random numbers cannot be kept; keep jax.random.key_data of them")
-    shapes = [*map(_shape, held)]
+    if not name or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"the name must be one of letters, digits, - and _, for a file is called so; got {name!r}")
+    try:
+        words = json.dumps(recipe, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the recipe must hold numbers, texts, lists and the like: {error}") from error
+    shapes = [(x.shape, jnp.dtype(x.dtype).name) for x in jax.tree.leaves(eqx.filter(like, eqx.is_array))]
+    if lacking := {dtype for _, dtype in shapes if not hasattr(np, dtype)}:
+        raise ValueError(f"arrays of {', '.join(sorted(lacking))} cannot be kept; cast them to float32")
     key = hashlib.sha256(f"{words} {fingerprint(make)} {shapes}".encode()).hexdigest()[:16]
     path = cache_folder() / f"{name}-{key}.weights"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):
-        if path.exists() and (kept := _kept.read(path, like)) is not None:
-            return kept
-        made = make(recipe)
-        arrays, structure = jax.tree.flatten(eqx.filter(made, eqx.is_array))
-        dynamic, static = eqx.partition(like, eqx.is_array)
-        if structure != jax.tree.structure(dynamic) or [_shape(x) for x in arrays] != shapes:
-            raise ValueError(f"what {make.__qualname__} made has another structure, other shapes or types than `like`")
-        _kept.write(path, made)
-        return eqx.combine(jax.tree.unflatten(structure, map(jnp.asarray, arrays)), static)
+        if (kept := _read(path, shapes)) is None:
+            made = make(recipe)
+            arrays, structure = jax.tree.flatten(eqx.filter(made, eqx.is_array))
+            wanted = jax.tree.structure(eqx.filter(like, eqx.is_array))
+            if structure != wanted or [(x.shape, jnp.dtype(x.dtype).name) for x in arrays] != shapes:
+                raise ValueError(
+                    f"what {make.__qualname__} made has another structure, other shapes or types than `like`"
+                )
+            kept = [np.asarray(x) for x in arrays]
+            held = io.BytesIO()
+            np.savez(held, *kept)
+            partial = path.with_suffix(f".{os.getpid()}")
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(held.getbuffer()).digest())
+                file.write(held.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    dynamic, static = eqx.partition(like, eqx.is_array)
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), map(jnp.asarray, kept)), static)
 
 
-def _shape(x):
-    return x.shape, jnp.dtype(x.dtype).name
+def _read(path, shapes):
+    """The arrays of a file, or nothing if it is not there or not what was written."""
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(whole[32:]).digest() != whole[:32]:
+        return None
+    with np.load(io.BytesIO(whole[32:]), allow_pickle=False) as file:
+        return [file[f"arr_{i}"] for i in range(len(shapes))]

@@ -440,8 +440,7 @@ class _Points:
 
     def add(self, weights, taken, further, drift):
         if not self.fit:
-            # The key is an argument: of a constant, XLA draws all signs while it compiles, which takes minutes at 10⁷ weights.
-            self.sketches.append(np.asarray(_sketch(weights, jax.random.key(0))))
+            self.sketches.append(np.asarray(_sketch(weights)))
             self.weights = self.weights[:1]
         weights = replaced(weights, self.start)
         if self.observe is not None:
@@ -489,12 +488,12 @@ def _flatten(weights):
 
 
 @eqx.filter_jit
-def _sketch(weights, key):
+def _sketch(weights):
     """A projection on 4,096 numbers, the same for all weights of one structure: each weight is added to a number drawn
     for it, with a sign drawn for it (a count sketch)."""
     total = jnp.zeros(4096)
     for i, leaf in enumerate(jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))):
-        place, sign = jax.random.split(jax.random.fold_in(key, i))
+        place, sign = jax.random.split(jax.random.fold_in(jax.random.key(0), i))
         places = jax.random.randint(place, (leaf.size,), 0, len(total))
         signed = leaf.reshape(-1).astype(total.dtype) * jax.random.rademacher(sign, (leaf.size,), total.dtype)
         total = total.at[places].add(signed)
