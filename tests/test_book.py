@@ -52,8 +52,12 @@ def _contents() -> list[str]:
     return list(files(yaml.safe_load((ROOT / "_toc.yml").read_text())))
 
 
+# Chapters whose runs are still being recorded: tests run them, and the book has them when their rows are complete.
+IN_PREPARATION = ["notebooks/paths/sequences", "notebooks/paths/vision_transformer"]
+
+
 def test_the_contents_list_every_page_once_and_no_other():
-    listed = _contents()
+    listed = [*_contents(), *IN_PREPARATION]
     assert len(set(listed)) == len(listed)
     pages = [*(ROOT / "book").rglob("*.md"), *CHAPTERS]
     assert sorted(listed) == sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in pages)
