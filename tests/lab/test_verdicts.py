@@ -556,7 +556,11 @@ def test_every_part_of_a_judgement_is_immutable():
             part.value = 0
 
 
-@pytest.mark.parametrize("path", CLAIMS, ids=CLAIM_IDS)
+# Those of chapters in preparation are decided when their rows are complete and the contents have them.
+DECIDED = [i for i in CLAIM_IDS if f"notebooks/{i}\n" in (ROOT / "_toc.yml").read_text()]
+
+
+@pytest.mark.parametrize("path", [ROOT / f"book/claims/{i}.toml" for i in DECIDED], ids=DECIDED)
 def test_every_claim_of_the_book_is_decided_by_recorded_runs(path, monkeypatch):
     monkeypatch.delenv("WMLIB_RESULTS", raising=False)
     chapter = path.relative_to(ROOT / "book/claims").with_suffix("").as_posix()
