@@ -107,12 +107,11 @@ def main(job):
         chapter = sys.modules["__main__"]
         grid = grid if isinstance(grid, dict) else [*grid]
         together, code = bool(options.get("together")), runs.fingerprint(run)
-        mine = fingerprints.fingerprint(run)
         wanted = [(config, seed) for config in runs._configurations(grid) for seed in range(preset.seeds)]
-        bare = [[n, hashlib.sha256(text.encode()).hexdigest()[:16]] for n, text in fingerprints.unplaced(run)]
+        listed = [[n, hashlib.sha256(text.encode()).hexdigest()[:16]] for n, text in fingerprints.unplaced(run)]
         calls.append({
             "experiment": name, "preset": preset.name, "code": code, "together": together,
-            "bare": bare if mine == code else None, "listed": bare, "runs": [records.identity(*w) for w in wanted],
+            "listed": listed, "runs": [records.identity(*w) for w in wanted],
         })  # fmt: skip
         for unit in sample.pop(f"{name} {code}", []):
             if not compute(name, run, code, together, unit, wait=False):

@@ -326,7 +326,8 @@ def _moved(chapter, preset, since, folder, entry, rows, which, call) -> bool:
         for digest in known:
             if (old := _call(seen, entry["experiment"], digest)) is None:
                 continue
-            if old["bare"] is not None and old["bare"] == call["bare"]:
+            # As digests are made today: the commit's own may have been made otherwise.
+            if old["listed"] == call["listed"]:
                 why = "the code is equal but for the modules in which definitions lie; nothing was run"
                 _append(
                     folder,
