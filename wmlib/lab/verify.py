@@ -6,10 +6,10 @@ For each experiment of a chapter whose rows are of other code than today's:
    are equal, the code has *moved*, and nothing is run;
 2. else a sample is computed again: of each method (the distinct values of the settings that are words, true, false or
    nothing) the run that was cheapest. If all metrics and curves are equal bit for bit, the rows are *verified*;
-3. else old and new code are both run on this machine, and the old once more, started one unit in the last place apart,
-   then two … The rows are verified if no metric and no curve of the sample parts new from old by more than the
-   largest difference that such a start makes of it (or eight units in the last place of its largest number). A start is
-   one draw of what chance does to a chaotic computation, so a few are tried.
+3. else those runs of the sample that differ are made by old and new code on this machine, and by the old once more,
+   started one unit in the last place apart, then two … The rows are verified if no metric and no curve of these runs
+   parts new from old by more than the largest difference that such a start makes of it (or eight units in the last
+   place of its largest number). A start is one draw of what chance does to a chaotic computation, so a few are tried.
 
 Metrics and curves that measure time (see `sweep`) are left out. The results of the sample are kept in `_build/verify`;
 a line is appended to `equivalences.jsonl` when the whole sample of an experiment is done. Start it twice to share the work.
@@ -261,7 +261,7 @@ def verify(
         elif not (apart := _largest([*zip(new, sample.recorded, strict=True)])):
             sample.entry["how"] = "all it records is time; run it anew"
         elif any(apart.values()):
-            differing.append(sample)
+            differing.append(sample.that_differs())
         else:
             why = "metrics and curves of the sample are equal bit for bit"
             _append(folder, sample.entry, sample.line | {"why": why, "largest": 0.0})
@@ -416,6 +416,19 @@ class _Sample:
             found += line["results"]
         return found
 
+    def that_differs(self) -> "_Sample":
+        """Without the runs that are equal bit for bit: of those nothing is left to be asked."""
+        new, units, recorded, at = self.results("to", 0), [], [], 0
+        assert new is not None
+        for unit in self.units:
+            rows = slice(at, at + len(unit["seeds"]))
+            if any(_largest([*zip(new[rows], self.recorded[rows], strict=True)]).values()):
+                units.append(unit)
+                recorded += self.recorded[rows]
+            at = rows.stop
+        equal = len(self.recorded) - len(recorded)
+        return dataclasses.replace(self, units=units, recorded=recorded, line=self.line | {"equal": equal})
+
 
 def _sample(entry, rows, which, call) -> _Sample:
     units, recorded = [], []
@@ -471,6 +484,8 @@ def _within(sample: _Sample, starts: int, folder: Path) -> bool:
         f"old and new code differ by no more than {starts} starts of the old code, units in the last place"
         " apart, on this machine"
     )
+    if sample.line.get("equal"):
+        why += f"; {sample.line['equal']} more runs of the sample are equal bit for bit"
     numbers = {k: [v, chance[k]] for k, v in apart.items() if v}
     _append(
         folder, sample.entry, sample.line | {"why": why, "largest": max(apart.values()), "apart_and_chance": numbers}
