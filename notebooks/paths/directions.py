@@ -66,7 +66,7 @@ paper = dict(
 scale = wm.preset(
     quick=dict(
         seeds=1, dataset="mnist5k", images=300, validation=100, test=100, epochs=1, units=[16, 8], memory=6,
-        steps=10, dimension=6, power=[1, 6], lambdas=[0.1], betas=[0.01, 1.0],
+        steps=10, dimension=6, power=[1, 6], lambdas=[0.1], betas=[1.0],
         bases=[6], reference=6, solve_steps=10, sizes=[3], repeats=1, inertia=[1.0],
     ),
     cpu=dict(
