@@ -563,6 +563,8 @@ METHODS = {
     "random line": None, "descent line": None, "projected line": None, "exact line": best["exact"], "flat line": None,
     "descent": None, **best, "flat walk": None, "geodesic": None,
 }  # fmt: skip
+if scale.name == "quick":
+    del METHODS["geodesic"]  # the last section computes with what it computes with
 walks = wm.sweep(
     "directions_walks", follow, [{**common, "method": m, "strength": s} for m, s in METHODS.items()], scale
 )
@@ -609,6 +611,10 @@ WALKS = {
     "exact": ("exact", OF["FIP, exact, not anchored"]), "anchored": ("exact, anchored", OF["FIP, exact"]),
     "straight": ("straight on", P[2]), "geodesic": ("geodesic", "#2B2B2B"),
 }  # fmt: skip
+
+
+if scale.name == "quick":
+    del WALKS["geodesic"]
 
 
 def runs_of(method):
