@@ -22,15 +22,17 @@ class Bidiagonal(eqx.Module):
     r"""A basis `V` of `span(s, g s, g² s, …)` for a metric `g = AᵀA`, by Golub and Kahan's recursion.
 
     `A = Dφ J / √N` takes a movement of the weights to the outputs of all inputs, embedded by the output distance. With
-    `v₁ = s / |s|` and `β₀ = 0`, `α_k u_k = A v_k − β_{k−1} u_{k−1}` and `β_k v_{k+1} = Aᵀ u_k − α_k v_k`, so that `A V = U B` and `g V = V BᵀB + α_d β_d v_{d+1} e_dᵀ` with an upper bidiagonal `B`: `BᵀB` is Lanczos' `T`. What
-    rounding takes from the orthogonality of the `u` is given back at each step, against vectors of a few hundred numbers.
-    The `v` then stay orthogonal by themselves, up to what grows as `ν_{k+1} = (α_k ν_k + η |A|) / β_k` with the precision
-    `η` (Simon and Zha); where that bound is more than `256 η`, one vector is made orthogonal to all before it, and no other
-    need be, since no `v` but the last enters the recursion.
+    `v₁ = s / |s|` and `β₀ = 0`, `α_k u_k = A v_k − β_{k−1} u_{k−1}` and `β_k v_{k+1} = Aᵀ u_k − α_k v_k`, so that `A V = U B`
+    and `g V = V BᵀB + α_d β_d v_{d+1} e_dᵀ` with an upper bidiagonal `B`: `BᵀB` is Lanczos' `T`. What rounding takes from the
+    orthogonality of the `u` is given back at each step, against vectors of a few hundred numbers. The `v` then stay
+    orthogonal by themselves, up to what grows as `ν_{k+1} = (α_k ν_k + η |A|) / β_k` with the precision `η` (Simon and Zha);
+    where that bound is more than `256 η`, one vector is made orthogonal to all before it, and no other need be, since no
+    `v` but the last enters the recursion.
 
     `rows` are the vectors `v`, as lists of arrays like those of the weights, each `lengths` too long; the one beyond the
-    `dimension`, which is `Aᵀ u_d − α_d v_d`, is the last. `alpha` and `beta` have `dimension` numbers. `residual` is `α_d β_d`, the norm of what
-    the next product has outside the basis, or zero if that is rounding. `size` is the norm of the start.
+    `dimension`, which is `Aᵀ u_d − α_d v_d`, is the last. `alpha` and `beta` have `dimension` numbers. `residual` is
+    `α_d β_d`, the norm of what the next product has outside the basis, or zero if that is rounding. `size` is the norm of
+    the start.
 
     **Reference:** Golub & Kahan (1965), Calculating the Singular Values and Pseudo-Inverse of a Matrix; Simon & Zha (2000),
     Low-Rank Matrix Approximation using the Lanczos Bidiagonalization Process.
