@@ -1053,7 +1053,7 @@ Markdown(
     " are made so: five hundred numbers each, by Golub and Kahan's recursion. Where only products can be had, each new"
     " vector is made orthogonal to all before it in weight space, which reads the basis twice, while a gradient on fifty"
     f" inputs reads the weights a few times: {low.products_wall:.0f} to {high.products_wall:.0f} gradients."
-    " Neither depends on the number of inputs; {doc}`metric` has the cost of a product on more of them."
+    " {doc}`metric` has the cost of a product on more of them."
 )
 
 # %%
