@@ -30,7 +30,7 @@ ends_of = {
 }
 pages.findings(
     "The walk that keeps what the model says of 200 restaurant reviews learns films and keeps the restaurants; fine-tuning and LoRA keep or learn, not both."
-    " LoRA with the same reviews keeps as many; so does elastic weight consolidation, which has none.",
+    " LoRA with the same reviews keeps as many; so does elastic weight consolidation, which keeps none.",
     {
         "restaurant reviews (Yelp) kept beyond fine-tuning": pages.interval(
             ends_of["yelp"]["FIP"] - ends_of["yelp"]["fine-tuning"], "points"
