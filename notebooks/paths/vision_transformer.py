@@ -17,11 +17,10 @@
 # (FIP) {cite:p}`raghavan2024fip` it does, and keeps the first ten; by low-rank adaptation (LoRA) {cite:p}`hu2022lora` it ends with nothing
 # of the first ten, and, at rank 1, with nothing of the new ones either. Is that the rank, the missing memory, or the learning rate?
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 19 lines", "code_prompt_hide": "Hide the imports"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 18 lines", "code_prompt_hide": "Hide the imports"}
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -337,30 +336,7 @@ DISTANCES = {
 # has AdamW, with the same rise and fall: its second factor starts at zero.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 65 lines", "code_prompt_hide": "Hide the walk"}
-class Beside(wm.objectives.AbstractObjective):
-    """A task, and a penalty on the first `count` of the images that are kept."""
-
-    task: wm.objectives.Task
-    penalty: Callable = eqx.field(static=True)
-    kept: Kept
-    count: Any
-    strength: Any
-    recall: int = eqx.field(static=True)
-
-    def draws(self, key):
-        """Images of the task, and which are recalled."""
-        recalled = wm.objectives.shuffled(
-            jax.random.fold_in(key, 1), int(self.count), self.recall
-        )  # fmt: skip
-        return zip(self.task.draws(key), recalled, strict=True)
-
-    def value(self, weights, draw):
-        rows, recalled = draw
-        beside = self.penalty(weights, self.kept, recalled)
-        return self.task.value(weights, rows) + self.strength * beside
-
-
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 41 lines", "code_prompt_hide": "Hide the walk"}
 @cache  # one object for one rate, so that a step is compiled once
 def descent(kind, rate, steps):
     rise_and_fall = optax.warmup_cosine_decay_schedule(
@@ -396,9 +372,8 @@ def follow(config, seed, observe, at):
     else:
         how, memory = wm.PenalisedDescent(optimiser, 0.0), memory[:recall]
     if method in PENALTIES:
-        count = np.asarray(len(kept.part.labels))
-        given = (task, PENALTIES[method], kept, count, np.float32(strength), recall)
-        task = Beside(*given)
+        given = (task, PENALTIES[method], kept, strength)
+        task = wm.objectives.Penalised(*given, batch=recall)
     distance = DISTANCES.get(method, wm.distances.kl)
     asked = dict(held_out=kept.part.images[:recall], moving=moving, observe=observe)
     asked |= dict(steps=steps, record=at, key=of_walk)
@@ -527,7 +502,7 @@ def learn(config, key):
 # have outputs from the start, and a task's loss is over all of them.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Five tasks in a row, 74 lines", "code_prompt_hide": "Hide the five tasks"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Five tasks in a row, 73 lines", "code_prompt_hide": "Hide the five tasks"}
 def five_tasks(config, seed):
     """The tasks, of classes drawn by the seed."""
     names, (count, each) = tuple(config["datasets"]), config["sequence"]
@@ -573,12 +548,11 @@ def in_a_row(config, key):
     if method in DISTANCES:
         how = wm.PenalisedDescent(optimiser, strength, recall)
     if method == "replay":
-        given = [
-            task if not k else Beside(
-                task, replay, kept, np.asarray(k * size), np.float32(strength), recall
-            )
-            for k, task in enumerate(given)
-        ]  # fmt: skip
+        how_many = dict(strength=strength, batch=recall)
+        given[1:] = [
+            wm.objectives.Penalised(task, replay, kept, **how_many, count=k * size)
+            for k, task in enumerate(given[1:], start=1)
+        ]
     if method == "joint":
         both, optimiser = all_of(learned), descent("sgd", rate, count * steps)
         given = [wm.objectives.Task(f, both.images, both.labels, batch)]

@@ -7,12 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wmlib as wm
-from wmlib.paths.objectives import Sparsity, Task, project, shuffled
+from wmlib.paths.objectives import Penalised, Sparsity, Task, project, shuffled
 
 
 def network(key=0):
@@ -219,3 +220,71 @@ def test_minibatches_are_counted_by_integers_of_any_type(size, batch, dtype):
     batch = min(batch, size)
     ours, plain = (wm.objectives.shuffled(jax.random.key(0), *n) for n in ((dtype(size), dtype(batch)), (size, batch)))
     np.testing.assert_array_equal(next(ours), next(plain))
+
+
+X, LABELS = jax.random.normal(jax.random.key(5), (12, 3)), jnp.arange(12) % 4
+
+
+def replay(net, kept, rows):
+    return wm.rivals.replay_loss(operator.call, net, kept["x"][rows], kept["y"][rows])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0, 10), st.integers(1, 6), st.integers(6, 12))
+def test_a_penalised_objective_is_the_sum_of_both(strength, batch, count):
+    task, kept = Task(operator.call, X, LABELS, 4), {"x": X, "y": LABELS, "of no length": jnp.zeros(())}
+    both = Penalised(task, replay, kept, strength, batch=batch, count=count)
+    draws = both.draws(jax.random.key(1))
+    for draw, rows in (next(draws) for _ in range(5)):
+        assert len(draw) == 4
+        assert len(rows) == batch
+        assert rows.max() < count
+        net = network()
+        expected = task.value(net, draw) + strength * replay(net, kept, rows)
+        assert float(both.value(net, (draw, rows))) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_penalty_that_looks_at_all_draws_no_rows():
+    start = network(1)
+    pull = Penalised(
+        Task(operator.call, X, LABELS, 4), lambda net, kept, rows: wm.rivals.l2_penalty(net, kept), start, 2.0
+    )
+    draw, rows = next(pull.draws(jax.random.key(0)))
+    assert rows is None
+    assert float(pull.value(start, (draw, None))) == pytest.approx(float(pull.objective.value(start, draw)))
+
+
+def test_walks_of_all_strengths_share_one_program():
+    made = []
+
+    def counted(net, kept, rows):
+        made.append(rows)
+        return replay(net, kept, rows)
+
+    ends = []
+    how = {"method": wm.PenalisedDescent(optax.sgd(0.1), 0.0), "steps": 3, "key": jax.random.key(0)}
+    for strength in (0.0, 1.0, 5.0):
+        both = Penalised(Task(operator.call, X, LABELS, 4), counted, {"x": X, "y": LABELS}, strength, batch=6)
+        ends.append(flat(eqx.filter(wm.walk(operator.call, network(), both, X, **how).weights[-1], eqx.is_array)))
+    assert len(made) <= 2  # a trace of its shape, and one of the step
+    assert np.isfinite(ends).all()
+    assert len({end.tobytes() for end in ends}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"objective": X}, TypeError, r"wm\.objectives|AbstractObjective"),
+        ({"penalty": 3.0}, TypeError, "a function of weights|Callable"),
+        ({"strength": -1.0}, ValueError, "at least 0"),
+        ({"strength": np.nan}, ValueError, "at least 0"),
+        ({"batch": 13}, ValueError, "between 1 and"),
+        ({"batch": 0}, ValueError, "between 1 and"),
+        ({"kept": (X, X[:3])}, ValueError, "give count"),
+        ({"kept": None}, ValueError, "give count"),
+    ],
+)
+def test_arguments_of_a_penalised_objective_are_refused_with_the_cure(change, error, says):
+    given = {"objective": Task(operator.call, X, LABELS, 4), "penalty": replay, "kept": (X, LABELS), "batch": 6}
+    with pytest.raises(error, match=says):
+        Penalised(**given | change)

@@ -1,6 +1,7 @@
 """What a path may improve while it keeps a function: another task, sparsity."""
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex, final
@@ -134,6 +135,76 @@ class Task(AbstractObjective):
             return self.loss(output, y)
 
         return jnp.mean(wide(jax.vmap(one)(inputs, labels)))
+
+
+@final
+class Penalised(AbstractObjective):
+    """`L(w) + λ P(w)`: an objective and a penalty beside it, such as those of `wm.rivals`.
+
+    **Example:** replay of 16 of the remembered examples at each step,
+
+        replay = lambda net, kept, rows: wm.rivals.replay_loss(operator.call, net, kept[0][rows], kept[1][rows])
+        objective = wm.objectives.Penalised(task, replay, (images, labels), strength=1.0, batch=16)
+    """
+
+    objective: AbstractObjective
+    penalty: Callable[..., Any] = eqx.field(static=True)
+    kept: PyTree
+    strength: Array
+    count: np.ndarray | None
+    batch: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        objective: AbstractObjective,
+        penalty: Callable[..., Any],
+        kept: PyTree = None,
+        strength: float | int | np.floating = 1.0,
+        *,
+        batch: SupportsIndex | None = None,
+        count: SupportsIndex | None = None,
+    ):
+        """**Arguments:**
+
+        - `objective`: `L`.
+        - `penalty`: called as `penalty(weights, kept, rows)`; returns a number. `rows` are the indices that a step draws.
+        - `kept`: what the penalty looks at, any pytree; a step is compiled once for all of one structure and shapes.
+        - `strength`: λ, of at least 0.
+        - `batch`: how many rows a step draws; None for a penalty that looks at all, whose `rows` are None.
+        - `count`: of how many rows they are drawn, from the first; default: the length of the arrays of `kept`.
+
+        **Raises:** `TypeError` for what is no objective or cannot be called; `ValueError` for a strength that is negative or
+        not finite, a batch that is not between 1 and the count, or a `kept` whose length is not known.
+        """
+        if not isinstance(objective, AbstractObjective):
+            raise TypeError(f"objective must be one of wm.objectives, got {objective!r}")
+        if not callable(penalty):
+            raise TypeError(f"penalty must be a function of weights, what is kept, and rows, got {penalty!r}")
+        if batch is not None and count is None:
+            lengths = {len(x) for x in jax.tree.leaves(kept) if eqx.is_array_like(x) and jnp.ndim(x)}
+            if len(lengths) != 1:
+                raise ValueError(
+                    f"give count, of how many rows a batch is drawn: what is kept has arrays of the lengths {sorted(lengths)}"
+                )
+            (count,) = lengths
+        if batch is not None:
+            count = check_count("count", count)
+            batch = check_count("batch", batch, 1, count)
+        self.objective, self.penalty, self.kept = objective, penalty, kept
+        self.strength = jnp.asarray(check_setting("strength", strength), jnp.float32)
+        self.count = None if batch is None else np.asarray(count)
+        self.batch = batch
+
+    def draws(self, key: PRNGKeyArray) -> Iterator[Any]:
+        """What the objective draws, and rows of what is kept."""
+        of_objective, of_rows = jax.random.split(key)
+        rows = itertools.repeat(None) if self.count is None else shuffled(of_rows, int(self.count), self.batch)
+        return zip(self.objective.draws(of_objective), rows, strict=False)
+
+    def value(self, weights: PyTree, draw: Any) -> Float[Array, ""]:
+        """The sum, in float32 at least."""
+        draw, rows = draw
+        return wide(self.objective.value(weights, draw)) + self.strength * wide(self.penalty(weights, self.kept, rows))
 
 
 def matrices(leaf: Array) -> bool:
