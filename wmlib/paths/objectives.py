@@ -198,7 +198,9 @@ class Penalised(AbstractObjective):
     def draws(self, key: PRNGKeyArray) -> Iterator[Any]:
         """What the objective draws, and rows of what is kept."""
         of_objective, of_rows = jax.random.split(key)
-        rows = itertools.repeat(None) if self.count is None else shuffled(of_rows, int(self.count), self.batch)
+        rows = itertools.repeat(None)
+        if self.count is not None and self.batch is not None:
+            rows = shuffled(of_rows, int(self.count), self.batch)
         return zip(self.objective.draws(of_objective), rows, strict=False)
 
     def value(self, weights: PyTree, draw: Any) -> Float[Array, ""]:
