@@ -26,7 +26,10 @@ EXTRAS = {
     for extra, lines in PROJECT["optional-dependencies"].items()
 }
 DECLARED = RUNTIME + [
-    requirement for extra, group in EXTRAS.items() if extra not in ("minilm", "peers", "rivals") for requirement in group
+    requirement
+    for extra, group in EXTRAS.items()
+    if extra not in ("minilm", "peers", "rivals")
+    for requirement in group
 ]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
