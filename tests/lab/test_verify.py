@@ -177,17 +177,13 @@ def test_a_reordered_product_is_measured_by_what_chance_does(project):
     assert (asked.count("b"), asked.count("a") > 2) == (1, True)
 
 
-@pytest.mark.parametrize(
-    ("toy", "named"),
-    [(TOY.replace("x.max()", "x.max() * 1.0001"), "sum differ"), (TOY.replace("3.9", "0.9"), "mean, x differ")],
-)
-def test_results_that_differ_are_named_and_nothing_is_appended_for_them(project, toy, named):
-    write(project, toy)
-    experiment = "still" if "1.0001" in toy else "chaotic"
-    done = verify(project, "--experiment", experiment, "--starts", "2")
+def test_results_that_differ_are_named_and_nothing_is_appended_for_them(project):
+    write(project, TOY.replace("x.max()", "x.max() * 1.0001").replace("3.9", "0.9"))
+    done = verify(project, "--starts", "2")
     assert done.returncode == 1
-    assert named in done.stdout
-    assert experiment in done.stdout
+    of = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith(("still", "chaotic"))}
+    assert "sum differ" in of["still"]
+    assert "mean, x differ" in of["chaotic"]
     assert not (project / "book" / "results" / "equivalences.jsonl").exists()
 
 

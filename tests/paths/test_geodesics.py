@@ -82,15 +82,21 @@ def test_a_path_that_crosses_no_kink_of_a_network_arrives():
     assert path.stats["outcome"] == "arrived"
 
 
-# Without x64 there are no weights of float64.
+# Without x64 there are no weights of float64. Of six mixes four: each type, and each distance, under two of the others.
 @pytest.mark.parametrize(
-    ("x64", "weights"),
-    [(False, jnp.float32), *(pytest.param(True, t, marks=pytest.mark.thorough) for t in (jnp.float32, jnp.float64))],
-)
-@pytest.mark.parametrize(
-    "distance",
-    [wm.distances.kl, pytest.param(wm.distances.squared_error, marks=pytest.mark.thorough)],
-    ids=["kl", "squared"],
+    ("x64", "weights", "distance"),
+    [
+        (False, jnp.float32, wm.distances.kl),
+        *(
+            pytest.param(x64, of, distance, marks=pytest.mark.thorough)
+            for x64, of, distance in (
+                (True, jnp.float32, wm.distances.kl),
+                (True, jnp.float64, wm.distances.squared_error),
+                (False, jnp.float32, wm.distances.squared_error),
+            )
+        ),
+    ],
+    ids=["float32, kl", "x64, float32, kl", "x64, float64, squared", "float32, squared"],
 )
 def test_every_mix_of_types_gives_one_geodesic(x64, weights, distance):
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("standard"):
@@ -128,7 +134,7 @@ def test_half_precision_and_complex_weights_are_refused(dtype):
         {"inputs": jnp.zeros((0, 3))}, {"inputs": jnp.zeros((4, 7))}, {"velocity": jnp.ones(3)},
         {"distance": wm.distances.OutputDistance(lambda y, y0: jnp.sum((y - y0) ** 2))},
     ],
-    ids=str,
+    ids=["float32, kl", "x64, float32, kl", "x64, float64, squared", "float32, squared"],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(wrong):
     net = network(jnp.tanh)
