@@ -19,7 +19,7 @@
 # each earlier task, what the network said of them when that task ended. How much is kept depends on the question: five outputs to choose from
 # are another problem than a hundred.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 17 lines", "code_prompt_hide": "Hide the imports"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 19 lines", "code_prompt_hide": "Hide the imports"}
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pandas as pd
@@ -36,6 +37,7 @@ import pandas as pd
 import wmlib as wm
 from wmlib import paths
 from wmlib.lab import cache as kept_weights
+from wmlib.lab import figures, pages, verdicts
 from wmlib.rivals import generative, relevance
 
 # %% [markdown]
@@ -742,37 +744,41 @@ def tune(config, key):
 # %% [markdown]
 # ## The search
 #
-# Each method gets the same number of settings, a rate and the strength of its mechanism, where it has one: two steps along each axis from a middle. They are tried on three
-# tasks of a fourth order, whose classes open none of the other three, for two epochs each; the mean accuracy at the end on images held out from training chooses, told
-# the task for the loss over the task's own outputs and among all for the other. Where the best is at the end of an axis, the axis is made longer.
+# Each method gets the same number of settings, a rate and the strength of its mechanism, where it has one: two steps along each axis from a middle, then two more
+# about the best. They are tried on three tasks of a fourth order, whose classes open none of the other three, for two epochs each; the mean accuracy at the end on
+# images held out from training chooses, told the task for the loss over the task's own outputs and among all for the other. Where the best is at the end of an axis,
+# the axis is made longer.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 39 lines", "code_prompt_hide": "Hide what is searched"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 42 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
-twenty own  fine-tuning        .01:0 .003:0 .03:0 .001:0 .1:0
-twenty own  joint              .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty own  FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty own  replay             .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty own  DER++              .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty own  LwF                .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty own  EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4
-twenty own  RMN                .01:100 .003:100 .03:100 .01:10 .01:1e3
-twenty own  GEM                .01:.5 .003:.5 .03:.5 .01:0 .01:1
-twenty own  A-GEM              .01:0 .003:0 .03:0 .001:0 .1:0
-twenty all  fine-tuning        .01:0 .003:0 .03:0 .001:0 .1:0
-twenty all  FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty all  DER++              .01:1 .003:1 .03:1 .01:.1 .01:10
-twenty all  EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4
-five own    FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
-five own    EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4
-five own    RMN                .01:100 .003:100 .03:100 .01:10 .01:1e3
-ten own     FIP                .01:1 .003:1 .03:1 .01:.1 .01:10
-ten own     DER++              .01:1 .003:1 .03:1 .01:.1 .01:10
+twenty own  fine-tuning        .01:0 .003:0 .03:0 .001:0 .1:0 .002:0 .005:0
+twenty own  joint              .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
+twenty own  FIP                .01:1 .003:1 .03:1 .01:.1 .01:10 .1:1 .03:.3
+twenty own  replay             .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
+twenty own  DER++              .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
+twenty own  LwF                .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:3
+twenty own  EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:3e3 .005:1e3
+twenty own  RMN                .01:100 .003:100 .03:100 .01:10 .01:1e3 .02:100 .01:30
+twenty own  GEM                .01:0 .003:0 .001:0 .01:.5 .003:.5 .001:.5 .003:1
+twenty own  A-GEM              .01:0 .003:0 .03:0 .001:0 .1:0 .002:0 .005:0
+twenty all  fine-tuning        .01:0 .003:0 .03:0 .001:0 .1:0 .02:0 .05:0
+twenty all  FIP                .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1
+twenty all  DER++              .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1
+twenty all  EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:10 .01:30
+five own    FIP                .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1
+five own    EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:300 .01:3e3
+five own    RMN                .01:100 .003:100 .03:100 .01:10 .01:1e3 .01:3 .01:30
+ten own     FIP                .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1
+ten own     DER++              .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
 ten own     generative replay  .01:1 .003:1 .03:1 .01:.1 .01:10
 """
 pair = lambda setting: [float(x) for x in setting.split(":")]  # noqa: E731
 lines = [line.split("  ", 1) for line in SEARCHED.strip().splitlines()]
 lines = [(*arm.split(), *rest.strip().split("  ", 1)) for arm, rest in lines]
 SEARCHED = {line[:3]: [*map(pair, line[3].split())] for line in lines}
+# The gradient that GEM changes is the task's times the rate: so is its margin.
+gem = "twenty", "own", "GEM"
+SEARCHED[gem] = [[rate, rate * margin] for rate, margin in SEARCHED[gem]]
 if scale.name == "quick":
     FEW = {("twenty", m) for m in ("fine-tuning", "FIP", "EWC")}
     FEW |= {("five", "FIP"), ("ten", "FIP")}
@@ -788,7 +794,7 @@ def settings_of(sequence, loss, method, **other):
     return found | dict(sequence=sequence, loss=loss, method=method) | other
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 50 lines", "code_prompt_hide": "Hide the sweeps"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 51 lines", "code_prompt_hide": "Hide the sweeps"}
 one = dataclasses.replace(scale, seeds=1)
 more = dict(searched=1, **scale.search)
 grid = [
@@ -804,8 +810,9 @@ for arm, tried in search.groupby(["sequence", "loss", "method"]):
 
 def edges_of(arm):
     """The axes at an end of which the best setting lies; a strength of 0 is no end."""
-    tried = zip(*SEARCHED[arm], strict=True)
-    axes = zip(("rate", "strength"), tried, best[arm], strict=True)
+    plain = lambda s: (s[0], s[1] / s[0] if arm == gem else s[1])  # noqa: E731
+    tried = zip(*map(plain, SEARCHED[arm]), strict=True)
+    axes = zip(("rate", "strength"), tried, plain(best[arm]), strict=True)
     return [
         f"{name} {value:g}" for name, axis, value in axes
         if len({*axis}) > 1 and value and value in (min(axis), max(axis))
@@ -839,6 +846,187 @@ sizes = [
     for m in scale.sizes
 ]
 sizes = pd.concat(sizes, ignore_index=True)
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 41 lines", "code_prompt_hide": "Hide the colours"}
+GREY = figures.PALETTE[6]
+COLOURS = {arm[2]: figures.PATH_COLOURS.get(arm[2], GREY) for arm in SEARCHED}
+READINGS = {"told": "told the task", "all": "among all"}
+PAPER = {  # Extended Data Table 2, in per cent
+    ("twenty", "FIP"): 82.54, ("twenty", "EWC"): 45.0, ("twenty", "RMN"): 80.01,
+    ("twenty", "GEM"): 68.0, ("five", "EWC"): 60.3, ("five", "RMN"): 70.02,
+    ("ten", "generative replay"): 80.0,
+}  # fmt: skip
+every = pd.concat([rows, fives, tens], ignore_index=True)
+
+
+def of(method, loss="own", frame=None):
+    """The rows of one method by one of the losses."""
+    frame = rows if frame is None else frame
+    return frame[(frame.method == method) & (frame.loss == loss)]
+
+
+def along(part, what):
+    """A recorded curve of every seed, stacked."""
+    return np.stack([np.array(values, float) for values in part[what]])
+
+
+def in_points(values):
+    """A mean and half of its 95 % t-interval, in percentage points, in words."""
+    values = 100 * np.asarray(values, float)
+    if len(values) == 0 or np.isnan(values).any():
+        return "–"
+    half = ""
+    if len(values) > 1:
+        half = f" ± {values.mean() - figures.t_interval(values)[0]:.1f}"
+    return f"{values.mean():.1f}{half}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def interval_bar(ax, values, place, colour, **look):
+    """A mean and its interval over seeds, as a dot on a bar."""
+    values = 100 * np.asarray(values, float)
+    if len(values) > 1:
+        ax.plot(
+            figures.t_interval(values), [place, place], color=colour, lw=2, alpha=0.6
+        )
+    ax.plot(values.mean(), place, color=colour, **({"marker": "o"} | look))
+
+
+# %% [markdown]
+# ## Two questions, one network
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-ends"}, "image": {"alt": "TODO"}}
+ends = every[every.sequence == "twenty"].groupby(["loss", "method"])["told"].mean()
+fig, axes = plt.subplots(2, 1, figsize=(6.6, 6.4), sharex=True, height_ratios=[10, 4])
+for ax, loss in zip(axes, ("own", "all"), strict=True):
+    names = ends[loss].sort_values().index if loss in ends else []
+    for i, method in enumerate(names):
+        part, colour = of(method, loss), COLOURS[method]
+        both = [100 * part[what].mean() for what in READINGS]
+        ax.plot(both, [i, i], color=colour, lw=0.8, alpha=0.5)
+        for what, fill in zip(READINGS, (colour, figures.GROUND), strict=True):
+            interval_bar(ax, part[what], i, colour, mfc=fill)
+        if loss == "own" and ("twenty", method) in PAPER:
+            ax.plot(PAPER["twenty", method], i, "D", ms=5, color=figures.PALETTE[7])
+    ax.set_yticks(range(len(names)), names)
+    ax.set(
+        title=f"loss over {'the task’s own outputs' if loss == 'own' else 'all outputs'}"
+    )
+axes[1].set(xlabel="final accuracy, %", xlim=(0, 100))
+plt.show()
+
+# %% tags=["remove-input"]
+table = [
+    {
+        "method": f"{method}, {'heads apart' if loss == 'own' else 'all outputs'}",
+        **{
+            f"{name}, {what}": in_points(part.get(f"{key}{what}", [np.nan]))
+            for what in READINGS
+            for key, name in (("", "final"), ("forgetting_", "forgetting"))
+        },
+        "forward, told": in_points(part.forward_told),
+        "seeds": len(part),
+    }
+    for (loss, method), part in rows.groupby(["loss", "method"])
+]
+pages.table(
+    pd.DataFrame(table),
+    "TODO",
+    name="tab-sequences-ends",
+    disable_numparse=True,
+)
+
+# %% [markdown]
+# ## The first task, along the sequence
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-first"}, "image": {"alt": "TODO"}}
+apart = [arm[2] for arm in SEARCHED if arm[:2] == ("twenty", "own")]
+shape = (2, (len(apart) + 1) // 2)
+fig, axes = plt.subplots(*shape, figsize=(7.2, 4), sharex=True, sharey=True)
+for ax, method in itertools.zip_longest(axes.flat, apart):
+    if method is None:
+        ax.set_axis_off()
+        continue
+    for shown, colour in (("FIP", COLOURS["FIP"]), (method, COLOURS[method])):
+        first = 100 * along(of(shown), "told_along")[:, 1:, 0]
+        steps = np.arange(1, first.shape[1] + 1)
+        bold = shown == method
+        ax.plot(steps, first.mean(axis=0), color=colour, lw=2.2 if bold else 0.9)
+        if bold and len(first) > 1:
+            ax.fill_between(steps, *figures.t_interval(first), color=colour, alpha=0.2)
+    ax.set_title(method, fontsize=10)
+fig.supxlabel("tasks learned", fontsize=11)
+fig.supylabel("task 1, told, %", fontsize=11)
+plt.show()
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 13 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-matrix"}, "image": {"alt": "TODO"}}
+SHOWN = [m for m in ("fine-tuning", "EWC", "RMN", "FIP") if m in apart]
+fig, axes = plt.subplots(1, len(SHOWN), figsize=(7.2, 2.5), sharey=True, squeeze=False)
+for ax, method in zip(axes[0], SHOWN, strict=True):
+    matrix = 100 * along(of(method), "told_along").mean(axis=0)[1:]
+    count = len(matrix)
+    drawn = ax.imshow(matrix, vmin=20, vmax=80, cmap="cividis", aspect="equal")
+    ax.grid(False)
+    ax.set(title=method, xlabel="task")
+    ax.set_xticks([0, count - 1], [1, count])
+    ax.set_yticks([0, count - 1], [1, count])
+axes[0, 0].set(ylabel="after task")
+fig.colorbar(drawn, ax=axes, label="told, %", fraction=0.03)
+plt.show()
+
+# %% [markdown]
+# ## How much memory
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 14 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-memory"}, "image": {"alt": "TODO"}}
+both = pd.concat([sizes, rows[rows.seed == 0]])
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
+for method in [arm[1] for arm in pairs if arm[1] in apart]:
+    part = of(method, frame=both).sort_values("memories")
+    for ax, (what, name) in zip(axes, READINGS.items(), strict=True):
+        count = scale.first
+        end = 100 * along(part, f"{what}_along")[:, : count + 1, :count][:, -1].mean(1)
+        ax.plot(part.memories, end, "o-", color=COLOURS[method], label=method)
+        ax.set(title=name, xlabel="images kept of each class", xscale="log")
+        ax.set_xticks(part.memories, map(str, part.memories))
+        ax.minorticks_off()
+axes[0].set(ylabel=f"accuracy after {scale.first} tasks, %")
+axes[1].legend(fontsize=9)
+plt.show()
+
+# %% [markdown]
+# ## The table, and ours beside it
+
+# %% tags=["remove-input"]
+NETS = {"twenty": "ResNet-18", "five": "CNN of 4 layers", "ten": "CNN of 5 layers"}
+table = [
+    {
+        "method": method,
+        "network, tasks": f"{NETS[sequence]}, {part.tasks.iloc[0]}",
+        "paper, %": PAPER.get((sequence, method), "–"),
+        "ours, told, %": in_points(part.told),
+        "ours, among all, %": in_points(part["all"]),
+    }
+    for sequence in NETS
+    for method, part in every[
+        (every.sequence == sequence) & (every.loss == "own")
+    ].groupby("method")
+]
+pages.table(
+    pd.DataFrame(table), "TODO", name="tab-sequences-paper", disable_numparse=True
+)
+
+# %% [markdown]
+# ## Verdict
+
+# %% tags=["remove-input"]
+frames = {"sequences": rows, "sequences_five": fives, "sequences_ten": tens}
+judged = verdicts.verdict_table("paths/sequences", scale.name, rows=frames)
+pages.table(
+    judged,
+    "The claims of this chapter, judged by the rule of the book.",
+    name="tab-sequences-verdicts",
+    look="verdicts",
+    disable_numparse=True,
+)
 
 # %% [markdown]
 # ## Appendix: the plan
