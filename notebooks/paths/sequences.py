@@ -770,7 +770,7 @@ five own    EWC                .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:300 
 five own    RMN                .01:100 .003:100 .03:100 .01:10 .01:1e3 .01:3 .01:30
 ten own     FIP                .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1
 ten own     DER++              .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
-ten own     generative replay  .01:1 .003:1 .03:1 .01:.1 .01:10
+ten own     generative replay  .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
 """
 pair = lambda setting: [float(x) for x in setting.split(":")]  # noqa: E731
 lines = [line.split("  ", 1) for line in SEARCHED.strip().splitlines()]
