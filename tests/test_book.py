@@ -54,7 +54,7 @@ def _contents() -> list[str]:
 
 
 # Chapters whose runs are still being recorded: tests run them, and the book has them when their rows are complete.
-IN_PREPARATION = ["notebooks/paths/rivals", "notebooks/paths/sequences", "notebooks/paths/vision_transformer"]
+IN_PREPARATION = ["notebooks/paths/sequences", "notebooks/paths/vision_transformer"]
 
 
 def test_the_contents_list_every_page_once_and_no_other():
