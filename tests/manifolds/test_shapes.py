@@ -227,6 +227,72 @@ class TestBasis:
             assert np.isfinite(shape.basis(np.asarray(s))).all()
 
 
+def exact_gram(shape: wm.AbstractManifold):
+    """`E[a a^T]` in sympy's exact numbers, from formulas other than the library's."""
+    sp = pytest.importorskip("sympy")
+    s = sp.Symbol("s", real=True)
+
+    def integrals(a):
+        return sp.Matrix(len(a), len(a), lambda i, j: sp.integrate(sp.expand(a[i] * a[j]), (s, 0, 1)))
+
+    match shape:
+        case wm.Line() | wm.TetheredRod():
+            return integrals([1 - s, s])
+        case wm.Ellipse():
+            return integrals([1, sp.cos(2 * sp.pi * s), sp.sin(2 * sp.pi * s)])
+        case wm.Fourier():
+            waves = [f(2 * sp.pi * j * s) for j in range(1, shape.order + 1) for f in (sp.cos, sp.sin)]
+            return integrals([1, *waves])
+        case wm.BSpline():
+            on_span = integrals([_truncated_powers(sp, s, shape.degree, k) for k in range(shape.degree, -1, -1)])
+            gram = sp.zeros(shape.size, shape.size)
+            spans = shape.size if shape.periodic else shape.size - shape.degree
+            for span, i, j in itertools.product(range(spans), *[range(shape.degree + 1)] * 2):
+                gram[(span + i) % shape.size, (span + j) % shape.size] += on_span[i, j] / spans
+            return gram
+        case wm.Sphere():
+            return _of_harmonics(sp, shape.degree)
+        case wm.Simplex():  # moments of a flat Dirichlet distribution: (n - 1)! Π k_i! / (n - 1 + Σ k_i)!
+            n, f = shape.vertices, sp.factorial
+            return sp.Matrix(n, n, lambda i, j: f(n - 1) * f(1 + (i == j)) / f(n + 1))
+        case wm.Product():
+            return sp.kronecker_product(*map(exact_gram, shape.factors))
+
+
+def _truncated_powers(sp, s, degree, k):
+    """The `k`-th piece, from its start, of a uniform B-spline: `Σ_j (−1)^j C(p + 1, j) (x − j)^p / p!` over `j <= k`."""
+    terms = [(-1) ** j * sp.binomial(degree + 1, j) * (s + k - j) ** degree for j in range(k + 1)]
+    return sp.expand(sum(terms) / sp.factorial(degree))
+
+
+def _of_harmonics(sp, degree):
+    """The mean products of real spherical harmonics, as polynomials in x, y, z with the moments of the sphere."""
+    x, y, z = sp.symbols("x y z", real=True)
+    harmonics = []
+    for l, m in [(k, m) for k in range(degree + 1) for m in range(-k, k + 1)]:
+        around = sp.expand((x + sp.I * y) ** abs(m)).as_real_imag()[m < 0]
+        weight = sp.Rational((2 - (m == 0)) * (2 * l + 1) * math.factorial(l - abs(m)), math.factorial(l + abs(m)))
+        harmonics.append(sp.sqrt(weight) * around * sp.diff(sp.legendre(l, z), z, abs(m)))
+
+    def mean(i, j):
+        terms = sp.Poly(sp.expand(harmonics[i] * harmonics[j]), x, y, z).terms()
+        odd = sp.factorial2  # E[x^a y^b z^c] = (a − 1)!! (b − 1)!! (c − 1)!! / (a + b + c + 1)!! for even powers
+        even = [(p, c) for p, c in terms if not any(k % 2 for k in p)]
+        return sp.simplify(sum(c * math.prod(odd(k - 1) for k in p) / odd(sum(p) + 1) for p, c in even))
+
+    return sp.Matrix(len(harmonics), len(harmonics), mean)
+
+
+def free_points(shape: wm.AbstractManifold) -> np.ndarray:
+    """Which points a step may move: all but the first of a rod, and what a product makes of it."""
+    match shape:
+        case wm.TetheredRod():
+            return np.array([False, True])
+        case wm.Product():
+            return functools.reduce(np.kron, map(free_points, shape.factors))
+    return np.ones(shape.size, bool)
+
+
 class TestGram:
     @every_shape
     def test_equals_quadrature(self, shape):
@@ -250,6 +316,19 @@ class TestGram:
             shape.inverse_gram() @ jnp.asarray(np.where(np.outer(*[shape._movable] * 2), shape.gram(), 0))
         )
         np.testing.assert_allclose(product, np.diag(shape._movable.astype(float)), atol=1e-10)
+
+    @every_shape
+    def test_has_the_inverse_that_sympy_finds(self, shape, float64):
+        free = np.flatnonzero(free_points(shape)).tolist()
+        gram = exact_gram(shape)
+        expected, block = np.zeros((shape.size, shape.size)), np.ix_(free, free)
+        expected[block] = np.array(gram.extract(free, free).inv(), float)
+        np.testing.assert_allclose(shape.gram(), np.array(gram, float), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(shape.inverse_gram(), expected, rtol=0, atol=1e-10 * abs(expected).max())
+
+    def test_of_the_smallest_cubic_spline_has_an_inverse_of_whole_numbers(self, float64):
+        ends, inner = [8256, -2124, 2016, -7044], [-2124, 576, -564, 2016]
+        np.testing.assert_allclose(wm.BSpline(4).inverse_gram(), [ends, inner, inner[::-1], ends[::-1]], rtol=1e-9)
 
     @one_of_each
     def test_times_its_inverse_is_the_identity_in_single_precision(self, shape):
