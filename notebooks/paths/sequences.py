@@ -893,6 +893,8 @@ def interval_bar(ax, values, place, colour, **look):
 
 # %% [markdown]
 # ## Two questions, one network
+#
+# {numref}`fig-sequences-ends` has both answers of each method, {numref}`tab-sequences-ends` the numbers.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-ends"}, "image": {"alt": "TODO"}}
 ends = every[every.sequence == "twenty"].groupby(["loss", "method"])["told"].mean()
@@ -937,6 +939,8 @@ pages.table(
 
 # %% [markdown]
 # ## The first task, along the sequence
+#
+# {numref}`fig-sequences-first` follows the first task through the sequence, {numref}`fig-sequences-matrix` all of them.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-first"}, "image": {"alt": "TODO"}}
 apart = [arm[2] for arm in SEARCHED if arm[:2] == ("twenty", "own")]
@@ -975,6 +979,8 @@ plt.show()
 
 # %% [markdown]
 # ## How much memory
+#
+# {numref}`fig-sequences-memory` has FIP and DER++ with other memories, after ten tasks.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 14 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-sequences-memory"}, "image": {"alt": "TODO"}}
 both = pd.concat([sizes, rows[rows.seed == 0]])

@@ -17,7 +17,7 @@
 # (FIP) {cite:p}`raghavan2024fip` it does, and keeps the first ten; by low-rank adaptation (LoRA) {cite:p}`hu2022lora` it ends with nothing
 # of the first ten, and, at rank 1, with nothing of the new ones either. Is that the rank, the missing memory, or the learning rate?
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 18 lines", "code_prompt_hide": "Hide the imports"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The imports of this chapter, 20 lines", "code_prompt_hide": "Hide the imports"}
 import dataclasses
 import json
 import time
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pandas as pd
@@ -34,6 +35,7 @@ from safetensors import safe_open
 
 import wmlib as wm
 from wmlib.lab import cache as kept_weights
+from wmlib.lab import figures, pages, verdicts
 from wmlib.lab.runs import book_results
 from wmlib.rivals import lora
 
@@ -585,7 +587,7 @@ def in_a_row(config, key):
 # half of the steps, and the one with the best mean accuracy on held-out training images of both tasks, among all outputs, is chosen. LoRA at each rank
 # is searched apart.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 29 lines", "code_prompt_hide": "Hide what is searched"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 30 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
 fine-tuning          .003:0 .01:0 .03:0 .1:0 .3:0
 FIP                  .03:10 .03:100 .03:1000 .01:100 .1:100
@@ -610,13 +612,14 @@ def arm(name):
 
 
 pair = lambda setting: [float(x) for x in setting.split(":")]  # noqa: E731
+SEARCHED = SEARCHED.replace("LoRA 128", f"LoRA {scale.ranks[-1]}")  # the full rank
 listed = [line.split("  ", 1) for line in SEARCHED.strip().splitlines()]
 SEARCHED = {name: [*map(pair, settings.split())] for name, settings in listed}
 if scale.name == "quick":
     SEARCHED = {"fine-tuning": [[0.03, 0.0]], "FIP": [[0.03, 100.0]]}
     SEARCHED |= {"LoRA 2 with memory": [[0.01, 100.0]]}
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 61 lines", "code_prompt_hide": "Hide the sweeps"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 62 lines", "code_prompt_hide": "Hide the sweeps"}
 one, three = (dataclasses.replace(scale, seeds=min(scale.seeds, n)) for n in (1, 3))
 alone = ("seeds", "bases", "ranks", "sequence", "sequence_seeds", "sequence_steps")
 alone += ("other_bases",)
@@ -650,10 +653,11 @@ grid = [{**common, **arm(name), "setting": chosen[name]} for name in THREE]
 rest = swept("vision", evaluate, grid, three)
 
 # As the paper has it: the rate rises from 0.001 to 1.
+ramps = []
 for way, seeds in [("", three), (", SGD", one)][: 1 if scale.name == "quick" else 2]:
     RAMP = [arm(f"LoRA {rank}, ramp{way}") for rank in scale.ranks]
     grid = [{**common, **given, "setting": [1.0, 0.0]} for given in RAMP]
-    ramp = wm.sweep("vision_ramp", evaluate, grid, seeds)
+    ramps.append(wm.sweep("vision_ramp", evaluate, grid, seeds))
 
 IN_A_ROW = ["FIP", "fine-tuning", "replay", "joint"]
 IN_A_ROW = IN_A_ROW[: 1 if scale.name == "quick" else 4]
@@ -678,6 +682,229 @@ marks = [0, 8, 16, 24]
 if scale.name == "quick":
     arms, marks = arms[:1], [0, 1, 2]
 costs = wm.sweep("vision_cost", cost, [{**common, "arms": arms, "marks": marks}], three)
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 38 lines", "code_prompt_hide": "Hide the colours"}
+TASKS = {"old": "CIFAR-10", "new": "CIFAR-100", "mean": "mean of both"}
+enough = scale.seeds > 1  # for an interval
+
+
+def named(frame):
+    """Rows with the name of their arm: LoRA's with its rank in it."""
+    if frame.empty:
+        return frame
+    ranks = frame["rank"].map(lambda r: f"LoRA {int(r)}" if r else "LoRA")
+    found = [m.replace("LoRA", r) for m, r in zip(frame.method, ranks, strict=True)]
+    return frame.assign(arm=found)
+
+
+rows = named(pd.concat([most, rest], ignore_index=True))
+ramps, search = named(pd.concat(ramps, ignore_index=True)), named(search)
+
+
+def colour_of(name):
+    """LoRA has one colour at every rank, with a memory another."""
+    words = [word for word in name.split() if not word.strip(",").isdigit()]
+    words = " ".join(words).partition(",")[0] if name.startswith("LoRA") else name
+    return figures.PATH_COLOURS.get(words, figures.PALETTE[6])
+
+
+def along(part, what):
+    """A recorded curve of every seed, stacked."""
+    return np.stack([np.array(values, float) for values in part[what]])
+
+
+def in_points(values):
+    """A mean and half of its 95 % t-interval, in percentage points, in words."""
+    values = 100 * np.asarray(values, float)
+    if not len(values):
+        return "–"
+    half = ""
+    if len(values) > 1:
+        half = f" ± {values.mean() - figures.t_interval(values)[0]:.1f}"
+    return f"{values.mean():.1f}{half}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+# %% [markdown]
+# ## What is kept, and what is learned
+#
+# {numref}`fig-vision-rivals` compares the ends of all methods with that of FIP, and {numref}`tab-vision-accuracy` has the accuracies themselves.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-rivals"}, "image": {"alt": "TODO"}}
+by = {what: rows.pivot(index="seed", columns="arm", values=what) for what in TASKS}
+lead = {what: 100 * frame.sub(frame["FIP"], axis=0) for what, frame in by.items()}
+names = lead["mean"].mean().drop("FIP").sort_values().index
+fig, axes = plt.subplots(1, 3, figsize=(7.2, 4.4), sharey=True)
+for ax, (what, name) in zip(axes, TASKS.items(), strict=True):
+    ax.axvspan(-1, 1, color=figures.PALETTE[6], alpha=0.15, lw=0)
+    ax.axvline(0, color=colour_of("FIP"), lw=1.2)
+    for i, method in enumerate(names):
+        gaps, colour = lead[what][method].dropna(), colour_of(method)
+        if len(gaps) > 1:
+            ax.plot(figures.t_interval(gaps), [i, i], color=colour, lw=2.5, alpha=0.6)
+        ax.plot(gaps.mean(), i, "o", color=colour)
+    ax.set(title=name, xlabel="points beyond FIP")
+axes[0].set_yticks(range(len(names)), names)
+plt.show()
+
+# %% tags=["remove-input"]
+COLUMNS = {
+    "old": "CIFAR-10, %", "old_told": "CIFAR-10, told, %", "new": "CIFAR-100, %",
+    "new_told": "CIFAR-100, told, %", "mean": "mean, %",
+}  # fmt: skip
+table = [
+    {
+        "method": name,
+        **{title: in_points(part[what]) for what, title in COLUMNS.items()},
+        "distance": f"{part.apart.mean():.1f}",
+        "length": f"{part.length.mean():.1f}",
+        "seeds": len(part),
+    }
+    for name, part in sorted(rows.groupby("arm"), key=lambda x: -x[1]["mean"].mean())
+]
+pages.table(
+    pd.DataFrame(table), "TODO", name="tab-vision-accuracy", disable_numparse=True
+)
+
+# %% [markdown]
+# ## LoRA: the rank, the rate, or the memory
+#
+# {numref}`fig-vision-steps` follows the accuracies along the walks, and {numref}`tab-vision-ranks` has LoRA at its ranks beside the paper's.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-steps"}, "image": {"alt": "TODO"}}
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
+for method in FIVE:
+    part = rows[rows.arm == method]
+    for ax, what in zip(axes, ("old", "new"), strict=True):
+        steps, curve = np.array(part.step.iloc[0]), 100 * along(part, f"{what}_along")
+        if enough:
+            figures.accuracy_curve(
+                ax, steps, curve, colour=colour_of(method), label=method, marker=""
+            )
+        else:
+            ax.plot(steps, curve[0], color=colour_of(method), label=method)
+        ax.set(title=TASKS[what], xlabel="step")
+axes[0].set(ylabel="test accuracy, all outputs, %")
+axes[1].legend(fontsize=9)
+plt.show()
+
+# %% tags=["remove-input"]
+PAPER = {1: "0 / 10", 256: "0 / 96.6"}  # of ViT-H; rank 256 is compared with our width
+every = pd.concat([rows, ramps], ignore_index=True)
+
+
+def both(name):
+    part = every[every.arm == name]
+    return " / ".join(in_points(part[what]) for what in ("old", "new"))
+
+
+table = [
+    {
+        "rank": rank,
+        "paper, %": PAPER.get(256 if rank == scale.ranks[-1] else rank, "–"),
+        "the paper’s rate, AdamW, %": both(f"LoRA {rank}, ramp"),
+        "the paper’s rate, SGD, %": both(f"LoRA {rank}, ramp, SGD"),
+        "rate searched, %": both(f"LoRA {rank}"),
+        "and with a memory, %": both(f"LoRA {rank} with memory"),
+    }
+    for rank in scale.ranks
+]
+pages.table(pd.DataFrame(table), "TODO", name="tab-vision-ranks", disable_numparse=True)
+
+# %% [markdown]
+# ## All on one plane
+#
+# {numref}`fig-vision-tasks` draws every arm by what it keeps and what it learns, as the paper's Fig. 2f; {numref}`fig-vision-plane` draws the paths in weight
+# space, as its Fig. 2d.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 11 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-tasks"}, "image": {"alt": "TODO"}}
+fig, ax = plt.subplots(figsize=(6.6, 4.6))
+ax.plot(100 * search.old, 100 * search.new, ".", ms=3, color=figures.PALETTE[6])
+for name, part in every.groupby("arm"):
+    at = 100 * part[["old", "new"]].mean()
+    ax.plot(*at, "o", color=colour_of(name), ms=5)
+    ax.annotate(
+        name, tuple(at), textcoords="offset points", xytext=(5, 3), fontsize=9,
+        color=colour_of(name),
+    )  # fmt: skip
+ax.set(xlabel="CIFAR-10, all outputs, %", ylabel="CIFAR-100, all outputs, %")
+plt.show()
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 7 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-plane"}, "image": {"alt": "TODO"}}
+first = rows[(rows.seed == 0) & ~rows.method.str.startswith("LoRA")]
+walks = {m: np.array(p, float) for m, p in zip(first.arm, first.plane, strict=True)}
+fig, ax = plt.subplots(figsize=(6.6, 4.2))
+colours = {m: colour_of(m) for m in walks}
+share = figures.paths_in_plane(ax, walks, colours)
+ax.legend(fontsize=9)
+plt.show()
+
+# %% [markdown]
+# ## Five tasks in a row
+#
+# {numref}`fig-vision-five` follows the mean accuracy on the tasks learned so far, {numref}`tab-vision-five` has the ends.
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-five"}, "image": {"alt": "TODO"}}
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True)
+kinds = {"told_task": "told the task", "among_all": "among all fifty"}
+for ax, (what, name) in zip(axes, kinds.items(), strict=True):
+    for method, part in five.groupby("method"):
+        matrix_of = 100 * along(part, what)
+        count = matrix_of.shape[-1]
+        if method == "joint":
+            ax.axhline(matrix_of[:, -1].mean(), color=colour_of(method), lw=1)
+            continue
+        seen_so_far = np.stack(
+            [matrix_of[:, i, : i + 1].mean(axis=1) for i in range(count)], axis=1
+        )
+        mean, at = seen_so_far.mean(axis=0), np.arange(1, count + 1)
+        ax.plot(at, mean, "o-", color=colour_of(method), label=method)
+    ax.set(title=name, xlabel="tasks learned")
+axes[0].set(ylabel="mean accuracy on these, %")
+axes[1].legend(fontsize=9)
+plt.show()
+
+# %% tags=["remove-input"]
+table = [
+    {
+        "method": method,
+        "among all fifty, %": in_points(part.among),
+        "told the task, %": in_points(part.told),
+        "seeds": len(part),
+    }
+    for method, part in five.groupby("method")
+]
+pages.table(pd.DataFrame(table), "TODO", name="tab-vision-five", disable_numparse=True)
+
+# %% tags=["remove-input"]
+columns = {name: f"{arm(name)['method']}, wall_s" for name in TIMED}
+seconds = {name: costs[c] for name, c in columns.items() if c in costs}
+ratios = {name: found / seconds["fine-tuning"] for name, found in seconds.items()}
+table = [
+    {
+        "method": name,
+        "a step, in steps of fine-tuning": pages.interval(
+            ratio, spec=".2f", count=False
+        ) if enough else f"{ratio.mean():.2f}",
+    }
+    for name, ratio in ratios.items()
+]  # fmt: skip
+pages.table(pd.DataFrame(table), "TODO", name="tab-vision-cost", disable_numparse=True)
+
+# %% [markdown]
+# ## Verdict
+
+# %% tags=["remove-input"]
+frames = {"vision": rows, "vision_bases": others, "vision_ramp": ramps}
+frames |= {"vision_five": five, "vision_cost": costs}
+frames = {name: frame for name, frame in frames.items() if len(frame)}
+judged = verdicts.verdict_table("paths/vision_transformer", scale.name, rows=frames)
+pages.table(
+    judged,
+    "The claims of this chapter, judged by the rule of the book.",
+    name="tab-vision-verdicts",
+    look="verdicts",
+    disable_numparse=True,
+)
 
 # %% [markdown]
 # ## Appendix: the plan
