@@ -69,10 +69,10 @@ $(STAMP):
 # The page and its doctrees are always built afresh, so that every warning is seen.
 # Cell outputs are kept in _build/executed-<digest>, where the digest covers the library,
 # the lock and the recorded runs: a chapter is executed again whenever any of them changes.
-# book/_ext/wmexecute.py executes the chapters on all cores, before Sphinx reads the first page.
+# book/_ext/wmexecute.py executes the chapters on all cores, before Sphinx reads the first page; so each takes one thread.
 book: $(STAMP)
 	@rm -rf _build/html _build/.doctrees _build/jupyter_execute
-	@env -u MPLBACKEND WMLIB_RECORDED_ONLY=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet \
+	@env -u MPLBACKEND WMLIB_RECORDED_ONLY=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --keep-going --quiet \
 	  2> >(grep --line-buffered -v '^\[IPKernelApp\]' >&2)
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 

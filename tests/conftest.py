@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Tests run side by side; on small matrices, threads of one test would only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # those of torch
 # The older code generator of XLA compiles small programs in half the time, and in a third where a program is compiled in one
 # piece. Only where the flags are known to exist: XLA ends the process at a flag that it does not know.
 if metadata.version("jaxlib").startswith("0.10."):

@@ -36,6 +36,7 @@ def test_chapter_runs_as_a_script(path, tmp_path, digits):
         "HF_HUB_OFFLINE": "1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running at this size
         "OPENBLAS_NUM_THREADS": "1",  # threads that wait for one another count as processor time
+        "OMP_NUM_THREADS": "1",
         "MPLBACKEND": "agg",
         "PYTHONWARNINGS": "ignore:FigureCanvasAgg",  # plt.show() has nowhere to show it
         "WMLIB_PRESET": "quick",

@@ -624,9 +624,9 @@ if scale.name != "quick":  # at its sizes, times mean nothing
     assert (kinds.naive_wall > kinds.combined_wall).all()
 
 # %% [markdown]
-# **What differs from the paper.** Eq. 13, as the paper has it, is neither free in time nor in memory (errata, item
-# 3): it does $n$ times the arithmetic at every position, and against the same code its time and its temporaries both
-# grow with $n$. What it removes is the dependence on the *batch*, and for weights that meet one position at a time
+# **What differs from the paper.** Eq. 13, as the paper has it, is neither free in time nor in memory
+# ({ref}`erratum 3 <erratum-3>`): it does $n$ times the arithmetic at every position, and against the same code its time
+# and its temporaries both grow with $n$. What it removes is the dependence on the *batch*, and for weights that meet one position at a time
 # nothing better is known to us. But it is not a law that modulation costs $n$ networks. Where an example uses its
 # weights at many positions, building them once is almost free in arithmetic, and memory is what it costs. The paper
 # does not consider it.

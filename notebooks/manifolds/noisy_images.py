@@ -515,18 +515,18 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## The ends of a line
 #
-# Why the ends? One property of the update rule bears on that. One example in the context $s$, with gradient $\nabla\ell$ at
-# the weights $M(s)$, moves the network of another context $s'$ by
+# Why the ends? One property of the update rule bears on that, the kernel of {eq}`eq-functional-kernel`. One example in the
+# context $s$, with gradient $\nabla\ell$ at the weights $M(s)$, moves the network of another context $s'$ by
 #
 # $$
-# \Delta M(s') = -\eta\, K(s, s')\, \nabla \ell ,
-# \qquad K(s, s') = a(s)^{\mathsf T} G^{-1} a(s') ,
+# \Delta M(s') = -\eta\, k(s, s')\, \nabla \ell ,
+# \qquad k(s, s') = a(s)^{\mathsf T} G^{-1} a(s') ,
 # $$ (eq-noisy-kernel)
 #
-# and without the metric the same with $G^{-1}$ left out. For an ellipse $K(s, s) = 3$ everywhere. For a line
-# $K(s, s') = 4 - 6s - 6s' + 12 s s'$: the middle learns with $K = 1$, as a single network would, and the ends with $K = 4$.
-# What an end learns is pushed on to the other end with the opposite sign, $K(0, 1) = -2$.
-# {numref}`fig-noisy-kernel` draws both. Without the metric the ends learn with $K = 1$, the middle with $K = 1/2$, and the
+# and without the metric the same with $G^{-1}$ left out. For an ellipse $k(s, s) = 3$ everywhere. For a line
+# $k(s, s') = 4 - 6s - 6s' + 12 s s'$: the middle learns with $k = 1$, as a single network would, and the ends with $k = 4$.
+# What an end learns is pushed on to the other end with the opposite sign, $k(0, 1) = -2$.
+# {numref}`fig-noisy-kernel` draws both. Without the metric the ends learn with $k = 1$, the middle with $k = 1/2$, and the
 # ends do not disturb each other at all.
 
 # %% [markdown]
@@ -552,7 +552,7 @@ for s in (0.0, 0.3, 1.0):
         step_there = moved.at(other).weight - one.at(other).weight
         assert jnp.abs(step_there + 0.1 * kernel * at_weights).max() < 1e-4
 
-# %% mystnb={"figure": {"caption": "How far an example in the context s moves the network of the context s′, K(s, s′): a line after the inverse metric, a line without it, and an ellipse after its metric.", "name": "fig-noisy-kernel"}, "image": {"alt": "Three square maps. The line with metric is 4 at two corners, 1 in the middle and minus 2 at the other corners; the line without metric is 1 at two corners, one half in the middle and 0 at the others; the ellipse is constant along diagonals."}}
+# %% mystnb={"figure": {"caption": "How far an example in the context s moves the network of the context s′, k(s, s′): a line after the inverse metric, a line without it, and an ellipse after its metric.", "name": "fig-noisy-kernel"}, "image": {"alt": "Three square maps. The line with metric is 4 at two corners, 1 in the middle and minus 2 at the other corners; the line without metric is 1 at two corners, one half in the middle and 0 at the others; the ellipse is constant along diagonals."}}
 fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.6), sharey=True)
 s = jnp.linspace(0, 1, 61)
 for ax, (manifold, inverse, title) in zip(
@@ -569,7 +569,7 @@ for ax, (manifold, inverse, title) in zip(
     ax.set(title=title, xlabel="s", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     ax.grid(False)
 axes[0].set_ylabel("s′")
-fig.colorbar(picture, ax=axes, label="K(s, s′)")
+fig.colorbar(picture, ax=axes, label="k(s, s′)")
 plt.show()
 
 # %% [markdown]
@@ -957,7 +957,7 @@ if scale.name == "cpu":
 # ## Exercises
 #
 # ::::{admonition} Exercise 1
-# Show that the mean of $K(s, s)$ over the density of the contexts is $n$, for every manifold and every density.
+# Show that the mean of $k(s, s)$ over the density of the contexts is $n$, for every manifold and every density.
 # :::{dropdown} Solution
 # $\mathbb{E}_s\, a^{\mathsf T} G^{-1} a = \operatorname{tr}(G^{-1}\, \mathbb{E}_s\, a a^{\mathsf T}) = \operatorname{tr} I = n$. So the
 # metric shares out a fixed sum. An ellipse has it evenly, 3 everywhere; a line has 4 at its ends and 1 in the middle, with mean 2.
@@ -965,7 +965,7 @@ if scale.name == "cpu":
 # ::::
 #
 # ::::{admonition} Exercise 2
-# For which weights $w(s)$ in the loss does a line learn with the same $w(s) K(s, s)$ everywhere? Train with them.
+# For which weights $w(s)$ in the loss does a line learn with the same $w(s) k(s, s)$ everywhere? Train with them.
 # :::{dropdown} Solution
 # $w \propto 1 / (4 - 12 s + 12 s^2)$. Draw $s$ from that density and give it to `wm.precondition(wm.Line(), density=...)` as a
 # sample, or multiply each image's loss by $w$; the two differ in the metric. Theorem 1 holds for either.

@@ -1278,7 +1278,7 @@ Markdown(
 # Make Adam independent of the description of the manifold.
 # :::{dropdown} Solution
 # Describe it by points in which the Gram matrix is the identity, $Q = G^{1/2} P$: then no metric is left to apply. Two
-# such descriptions differ by a rotation of the points, and one running mean $v$ *shared* by the points of an array, of
+# such descriptions differ by an orthogonal matrix, and one running mean $v$ *shared* by the points of an array, of
 # the mean over $k$ of $g_k^2$, does not change under it. Adam with that $v$ is independent of the description, at a
 # third of the memory for $v$.
 # :::
