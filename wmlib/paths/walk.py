@@ -110,8 +110,8 @@ class AbstractMethod(eqx.Module):
 class PenalisedDescent(AbstractMethod):
     """Descent of `L(w) + penalty · (mean distance of the memory's outputs to the reference)`, the authors' method.
 
-    **Reference:** Raghavan et al. (2024), Algorithms 1 and 2; there and in the authors' code the distances are summed
-    over the memory, so that their λ is `penalty` divided by the number of inputs summed.
+    **Reference:** Raghavan et al. (2024). The authors' code sums the distances over a step's `m` inputs. In Algorithm 1
+    λ multiplies the distances, and `penalty` is `λ m`; in Algorithm 2 it multiplies `L`, and `penalty` is `m / λ`.
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
