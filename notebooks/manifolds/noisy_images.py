@@ -38,7 +38,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import wmlib as wm
-from wmlib.lab import figures, pages, verdicts
+from wmlib.lab import figures, pages, records, runs, verdicts
 
 figures.use_style()
 
@@ -952,6 +952,15 @@ Markdown(
 if scale.name == "cpu":
     searched = strengths.query("penalty == 'Eq. 14' and top == 0.5")
     assert round(100 * searched.validation.max(), 1) == 48.0
+    book = runs.book_results()
+    gone = {line["row"] for line in records.withdrawals(book)}
+    every = records.read_rows(book / "noisy_images_tuning.jsonl")
+    unused = [row for row in every if records.content_digest(row) in gone]
+    assert [row["config"]["top"] for row in unused].count(0.5) == 6
+    assert len(unused) == 7
+    best_unused = max(unused, key=lambda row: row["metrics"]["validation"])
+    assert best_unused["config"]["strength"] == 0.0003
+    assert round(100 * best_unused["metrics"]["validation"], 1) == 48.5
 
 # %% [markdown]
 # ## Exercises
