@@ -687,8 +687,8 @@ if scale.name == "cpu":
 # A network that is told the noise level may ignore it. {numref}`fig-noisy-told` tells it every level in turn, right and
 # wrong, for every true one. A network that makes no use of the context loses nothing anywhere; one that has specialised
 # loses away from the diagonal. The line has specialised most: a wrong context costs it up to 21.8 points. It costs FiLM up
-# to 11.6, and concatenation up to 0.5. So what concatenation gains over no conditioning, if anything, is not owed to the
-# context.
+# to 11.6, and concatenation up to 0.5. So of what concatenation gains over no conditioning, if anything, little can be owed to
+# the context.
 
 # %% mystnb={"figure": {"caption": "What a wrong context costs at S = 1: points of accuracy lost against the best context told, for every true noise level (columns) and told one (rows); means over seeds. The dots are the right contexts.", "name": "fig-noisy-told"}, "image": {"alt": "Four small tables in colour, one for each conditioned method, of accuracy lost when the network is told another noise level than the true one."}}
 conditioned = [("line", "Eq. 14"), *((f, "no") for f in ("concat", "embed", "film") if f in FAMILIES)]

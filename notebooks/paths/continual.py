@@ -982,10 +982,10 @@ plt.show()
 
 # %% [markdown]
 # {numref}`fig-continual-memory`, left: from ten memories to fifty the mean rises by four to nine points, and to 500, the paper's number, by
-# another point or less for FIP. Replay gains most. With 500 memories replay, GEM and EWC are hardly behind: where there are images enough, labels
-# serve as well as outputs ({numref}`tab-continual-many`, in the appendix).
+# another point or less for FIP. Replay gains most. With 500 memories replay, GEM and EWC are within half a point of FIP by the
+# authors' distance ({numref}`tab-continual-many`, in the appendix).
 #
-# Right: over two decades λ hardly matters. One step further the walk diverges. The paper's λ = 1, a sum over fifty memories and so 50 on
+# Right: over two decades λ moves the mean by less than 1.5 points. One step further the walk of a seed or two diverges. The paper's λ = 1, a sum over fifty memories and so 50 on
 # this axis, is on the plateau, close to its end.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
@@ -1003,7 +1003,9 @@ if scale.name == "cpu":
     of_strength = strength.groupby(["method", "strength"])["mean"]
     level = of_strength.mean().groupby("method").nlargest(3).groupby(level=0)
     assert (level.agg(np.ptp) < 0.015).all()
-    assert (of_strength.min().groupby("method").min() < 0.1).all()
+    diverged = strength[strength["mean"] < 0.1].groupby("method")
+    assert sorted(diverged.size()) == [1, 2]
+    assert (diverged.strength.nunique() == 1).all()
 
 # %% [markdown]
 # ## In weight space

@@ -413,8 +413,8 @@ plt.show()
 # {numref}`fig-directions-dial`, left: turn β from $10^4$ to $10^{-3}$, and the predicted movement of the memory's outputs falls by six
 # decades while two thirds of the predicted fall of the loss are kept. The gradient owes little of its use to what the fifty digits fix.
 # On *test* images the movement falls only twelvefold. The memory is fifty digits, its metric has rank 500 at most,
-# and what it does not see it does not protect. The gradient projected off twenty leading eigenvectors removes a third of the movement:
-# the rest sits in eigenvectors beyond the twentieth.
+# and what it does not see it does not protect. The gradient projected off twenty leading eigenvectors removes a third of the
+# movement on test images: the rest is outside of what they span.
 #
 # Right: how many products it takes depends on β. Where the dial stands at descent, two suffice; where it stands at projection,
 # the small eigenvalues must be resolved. Twenty leave an error of 6.6 % [4.9, 8.3] of the direction's length, forty 1.5 %. We had

@@ -1051,6 +1051,13 @@ if scale.name == "cpu":
     said = ["mixed", *["contradicted"] * 3, "holds", "partly"]
     said += [*["mixed"] * 3, "holds", "undecided", "holds"]
     assert judged.verdict.str.partition(";")[0].tolist() == said
+    small = rows[rows.network == "small CNN"]
+    beyond = 100 * (small.flat_possible - small.law).groupby([small.inputs, small.epochs]).mean()
+    assert beyond.nsmallest(2).round().tolist() == [21, 24]
+    large_ones = rows[rows.network != "small CNN"]
+    typical = (large_ones.trace / large_ones.n).groupby([large_ones.network, large_ones.dataset, large_ones.epochs]).mean()
+    assert (round(typical.min(), 4), round(typical.max(), 1)) == (0.0003, 0.2)
+    assert large_ones[large_ones.epochs > 0].groupby(["network", "dataset"]).largest.mean().between(300, 2_100).all()
 
 # %% [markdown]
 # ## The paper's own scale, traced
@@ -1127,8 +1134,8 @@ Markdown(
 # Why does a random direction of unit length change the outputs of a network of $10^6$ weights so little, with or without an
 # invariant subspace?
 # :::{dropdown} Solution
-# Its mean quadratic form is $\operatorname{tr} g / n$. With the traces recorded here that is between $10^{-4}$ and $10^{-1}$ or
-# so, while the largest eigenvalue of a trained network is in the hundreds or thousands. Large networks are flat in almost all
+# Its mean quadratic form is $\operatorname{tr} g / n$. With the traces recorded here that is between 0.0003 and 0.2, while the
+# largest eigenvalue of a trained network is in the hundreds or thousands. Large networks are flat in almost all
 # directions, in the sense of a typical one; {doc}`directions` compares this with the exact flat ones.
 # :::
 # ::::

@@ -930,6 +930,9 @@ if scale.name == "cpu":
     parts = [lost[0][:4], lost[0][4:], lost[1][:4], lost[1][4:]]
     assert [part.max() for part in parts] == [-1.2, -29.0, -0.8, -1.6]
     assert [part.min() for part in parts] == [-6.0, -76.5, -2.4, -3.0]
+    whose = verdicts.judge_chapter("paths/sparsity", "cpu", rows=frames)
+    by = [outcome.mean for k in (4, 14) for outcome in whose[k].comparisons]
+    assert (round(min(by)), round(max(by))) == (11, 86)
     said = [*["contradicted"] * 3, "partly", "holds", "holds", "undecided", "holds"]
     said += ["holds", "partly", "undecided", *["contradicted"] * 2, "mixed", "holds"]
     assert judged.verdict.str.partition(";")[0].tolist() == said
