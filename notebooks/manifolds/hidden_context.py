@@ -105,7 +105,7 @@ def loss(net, x, y, s, method):
 
 # %% [markdown]
 # Training is stochastic gradient descent with momentum. The ellipse's gradient goes through the inverse metric first, as
-# everywhere in this part; the ablation of that step is in {doc}`rotated_images`, and not repeated.
+# in {doc}`rotated_images`, which also has the arm without it; no such arm is run here.
 
 
 # %%

@@ -866,7 +866,7 @@ assert (abs(lengths["with the metric"] - 1) < 0.1).all()
 #
 # ## Next
 #
-# {doc}`metrics` derives the Gram matrix of each shape, which is all that this chapter took from the library.
+# {doc}`metrics` derives the Gram matrix of each shape, which this chapter took from the library.
 # {doc}`rotated_images` asks whether the metric helps on images.
 #
 # ## Exercises

@@ -720,8 +720,8 @@ plt.show()
 #   loses 8.6 points on the others. This gap between an open and a filled dot is widest for the torus, on both tasks. It is at most
 #   0.4 points for a network that hears of no context.
 #
-# It is the finding of {doc}`rotated_images` with four angles, in two dimensions: a manifold held by few contexts passes
-# through good networks there, and nothing asks for good ones elsewhere.
+# It is what {doc}`rotated_images` found with four angles, and its reading serves here too: a manifold held by few contexts
+# passes through good networks there, and nothing asks for good ones elsewhere.
 #
 # That the wrong product costs is {claim}`3 contradicted`. A torus for the cylinder is 2.6 points below it [0.9, 4.3], which is
 # undecided beyond a point. A cylinder for the torus is *above* it, seam and all, by 4.9 [2.5, 7.4]. In both tasks the

@@ -1202,7 +1202,7 @@ if scale.name == "cpu":
 #
 # ## Next
 #
-# - The same memory can make a network sparse: {doc}`sparsity`.
+# - A walk with the same penalty, and a sparse network in place of a second task: {doc}`sparsity`.
 # - More tasks in sequence, and the transformers of the paper's Fig. 2.
 # - The best settings lie between keeping and learning at a point that validation images of *both* tasks chose. A method that
 #   finds it from the drift on its memories alone is not in the paper, and wanted.

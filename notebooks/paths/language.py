@@ -1332,6 +1332,17 @@ pages.table(
     disable_numparse=True,
 )
 
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "✓ the text above, checked", "code_prompt_hide": "Hide the check"}
+if scale.name == "cpu":
+    judgements = verdicts.judge_chapter("paths/language", "cpu", rows=frames)
+    found = [judgement.comparisons[0] for judgement in judgements]
+    assert round(found[12].mean) == -18
+    assert (round(found[5].low, 1), round(found[5].high, 1)) == (-1.7, 0.3)
+    assert round(found[9].mean) == 25
+    rate = {m: chosen[m][0] for m in ("fine-tuning", "FIP", "LoRA")}
+    assert 2.9 < rate["FIP"] / rate["fine-tuning"] < 3.4
+    assert 2.9 < rate["LoRA"] / rate["FIP"] < 3.4
+
 
 # %% [markdown]
 # ## What differs from the paper, and limits
