@@ -515,7 +515,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## The ends of a line
 #
-# Why the ends? One property of the update rule bears on that, the kernel of {eq}`eq-functional-kernel`. One example in the
+# Why the ends? One property of the update rule bears on that, the kernel of {doc}`functional`. One example in the
 # context $s$, with gradient $\nabla\ell$ at the weights $M(s)$, moves the network of another context $s'$ by
 #
 # $$

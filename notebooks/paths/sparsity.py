@@ -993,8 +993,8 @@ Markdown(
 #   says.
 # - **Scale.** The dense network is trained for four epochs and every method has two more; the paper's walks took hours on a GPU. How many steps
 #   that was is not said. What a longer budget would bring to each is not shown here.
-# - **Readings.** Whose outputs, which distance, sum or mean: above. The size of the minibatch in the authors' code is taken to be ours, and its
-#   $\lambda$ to stand where Algorithm 2 has it. In the printed reading $w_p$ is a constant of each step, as line 4 assigns it.
+# - **Readings.** Whose outputs, which distance, sum or mean: above. The sums are over minibatches of 128, where the authors' code has 200;
+#   $\lambda$ stands where Algorithm 2 has it. In the printed reading $w_p$ is a constant of each step, as line 4 assigns it.
 # - **Adam** is not the flow of Eq. 4. It divides every weight's gradient by its own recent size, so that the pull to zero, spread thinly over a
 #   quarter of a million weights, moves each of them by the full rate. What is walked here is what the paper walked; the directions of
 #   Eq. 4 themselves are the subject of {doc}`directions`.
