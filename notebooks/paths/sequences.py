@@ -749,7 +749,7 @@ def tune(config, key):
 # images held out from training chooses, told the task for the loss over the task's own outputs and among all for the other. Where the best is at the end of an axis,
 # the axis is made longer.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 43 lines", "code_prompt_hide": "Hide what is searched"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 47 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
 twenty own  fine-tuning  .01:0 .003:0 .03:0 .001:0 .1:0 .002:0 .005:0
 twenty own  joint  .01:1 .003:1 .03:1 .01:.1 .01:10 .001:1 .003:.3
@@ -761,10 +761,14 @@ twenty own  EWC  .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:3e3 .005:1e3
 twenty own  RMN  .01:100 .003:100 .03:100 .01:10 .01:1e3 .02:100 .01:30
 twenty own  GEM  .01:0 .003:0 .001:0 .01:.5 .003:.5 .001:.5 .003:1
 twenty own  A-GEM  .01:0 .003:0 .03:0 .001:0 .1:0 .002:0 .005:0
-twenty all  fine-tuning  .01:0 .003:0 .03:0 .001:0 .1:0 .02:0 .05:0 .04:0 .002:0
-twenty all  FIP  .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1 .001:.1 .003:.03
-twenty all  DER++  .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1 .003:.03 .03:.1
-twenty all  EWC  .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:10 .01:30 .003:100 .03:100
+twenty all  fine-tuning  .01:0 .003:0 .03:0 .001:0 .1:0 .02:0 .05:0 .04:0 .002:0 \
+.025:0 .035:0
+twenty all  FIP  .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1 .001:.1 .003:.03 \
+.002:.1 .003:.05
+twenty all  DER++  .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1 .003:.03 .03:.1 \
+.01:.05 .01:.2
+twenty all  EWC  .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:10 .01:30 .003:100 .03:100 \
+.001:100 .002:100
 five own  FIP  .01:1 .003:1 .03:1 .01:.1 .01:10 .01:.03 .003:.1 .003:.03 .03:.03
 five own  EWC  .01:1e3 .003:1e3 .03:1e3 .01:100 .01:1e4 .01:300 .01:3e3 .003:300 .03:300
 five own  RMN  .01:100 .003:100 .03:100 .01:10 .01:1e3 .01:3 .01:30 .01:1 .01:.3
