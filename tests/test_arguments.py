@@ -32,6 +32,12 @@ call, scale = operator.call, lambda w, x: w["a"] * x + w["b"]
 sgd = wm.PenalisedDescent(optax.sgd(0.1))
 metric = wm.FunctionMetric(call, NET, X)
 task = wm.objectives.Task(call, X, LABELS, 4)
+
+
+def penalised(strength, **rows):
+    return wm.objectives.Penalised(task, lambda net, kept, rows: jnp.zeros(()), None, strength, **rows)
+
+
 modulated = wm.modulate(NET, wm.Ellipse(), key=KEY)
 
 ENSEMBLE = eqx.filter_vmap(lambda key: wm.modulate(NET, wm.Ellipse(), key=key))(jax.random.split(KEY, 3))
@@ -289,6 +295,11 @@ TABLE = [
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS[0], jnp.array(4)), V, "between 0 and 3"),
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(OUTPUTS[0], jnp.array(-1)), V, "between 0 and 3"),
     ("objectives.cross_entropy", lambda: wm.objectives.cross_entropy(jnp.ones(1), jnp.array(0)), V, "one output a class"),
+    ("objectives.Penalised", lambda: penalised(-1.0), V, "strength"),
+    ("objectives.Penalised", lambda: penalised(np.nan), V, "strength"),
+    ("objectives.Penalised", lambda: penalised(1.0, batch=13, count=12), V, "between 1 and"),
+    ("objectives.Penalised", lambda: penalised(1.0, batch=4), V, "count"),
+    ("objectives.Penalised", lambda: penalised(1.0, batch=2.5, count=12), T, COUNT),
     ("objectives.shuffled", lambda: wm.objectives.shuffled(KEY, 5, 10), V, "between 1 and"),
     ("objectives.shuffled", lambda: wm.objectives.shuffled(KEY, 5, 0), V, "between 1 and"),
     ("objectives.Sparsity", lambda: wm.objectives.Sparsity(1.0), V, r"in \[0, 1\)"),
