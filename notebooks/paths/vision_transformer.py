@@ -729,7 +729,7 @@ def in_points(values):
 #
 # {numref}`fig-vision-rivals` compares the ends of all methods with that of FIP, and {numref}`tab-vision-accuracy` has the accuracies themselves.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-rivals"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "All methods beside FIP. Difference of each method’s test accuracy to that of FIP, the line at 0. Dots are means over five seeds, or three, bars are 95 % t-intervals of the paired differences; the grey band is a point either way.", "name": "fig-vision-rivals"}, "image": {"alt": "Three panels with one row for each method: difference to FIP in accuracy on CIFAR-10, on CIFAR-100 and in their mean."}}
 by = {what: rows.pivot(index="seed", columns="arm", values=what) for what in TASKS}
 lead = {what: 100 * frame.sub(frame["FIP"], axis=0) for what, frame in by.items()}
 names = lead["mean"].mean().drop("FIP").sort_values().index
@@ -762,7 +762,12 @@ table = [
     for name, part in sorted(rows.groupby("arm"), key=lambda x: -x[1]["mean"].mean())
 ]
 pages.table(
-    pd.DataFrame(table), "TODO", name="tab-vision-accuracy", disable_numparse=True
+    pd.DataFrame(table),
+    "From the best mean of both tasks to the worst: accuracy on test images among "
+    "all outputs and told the task; Euclidean distance from start to end, and "
+    "length of the path. Means and half of the 95 % t-interval over seeds.",
+    name="tab-vision-accuracy",
+    disable_numparse=True,
 )
 
 # %% [markdown]
@@ -770,7 +775,7 @@ pages.table(
 #
 # {numref}`fig-vision-steps` follows the accuracies along the walks, and {numref}`tab-vision-ranks` has LoRA at its ranks beside the paper's.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-steps"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "The way from one task to the other. Test accuracy among all outputs along the walks, on 500 images of each task, each method at the setting of its choice; means over five seeds, bands are 95 % t-intervals.", "name": "fig-vision-steps"}, "image": {"alt": "Two panels, accuracy on CIFAR-10 and on CIFAR-100 against the step, a curve for each method."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.6), sharey=True)
 for method in FIVE:
     part = rows[rows.arm == method]
@@ -808,7 +813,14 @@ table = [
     }
     for rank in scale.ranks
 ]
-pages.table(pd.DataFrame(table), "TODO", name="tab-vision-ranks", disable_numparse=True)
+pages.table(
+    pd.DataFrame(table),
+    "LoRA at its ranks, CIFAR-10 / CIFAR-100, test accuracy among all outputs, by "
+    "the paper’s rate and by a searched one, with the paper’s values of ViT-H. "
+    "Means and half of the 95 % t-interval over seeds.",
+    name="tab-vision-ranks",
+    disable_numparse=True,
+)
 
 # %% [markdown]
 # ## All on one plane
@@ -816,7 +828,7 @@ pages.table(pd.DataFrame(table), "TODO", name="tab-vision-ranks", disable_numpar
 # {numref}`fig-vision-tasks` draws every arm by what it keeps and what it learns, as the paper's Fig. 2f; {numref}`fig-vision-plane` draws the paths in weight
 # space, as its Fig. 2d.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 11 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-tasks"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 11 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "What is kept against what is learned. Each named dot is a method at the end of its walks, a mean over seeds; small grey dots are the settings of the search on held-out images.", "name": "fig-vision-tasks"}, "image": {"alt": "A plane of accuracy on CIFAR-10 against accuracy on CIFAR-100, among all outputs, with a named dot for each method."}}
 fig, ax = plt.subplots(figsize=(6.6, 4.6))
 ax.plot(100 * search.old, 100 * search.new, ".", ms=3, color=figures.PALETTE[6])
 for name, part in every.groupby("arm"):
@@ -829,7 +841,7 @@ for name, part in every.groupby("arm"):
 ax.set(xlabel="CIFAR-10, all outputs, %", ylabel="CIFAR-100, all outputs, %")
 plt.show()
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 7 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-plane"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 7 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "The paths in weight space. Walks of one seed in the plane of most variance of them all, from the star, the base. Coordinates are Euclidean distances, estimated by sums over parts of the weights.", "name": "fig-vision-plane"}, "image": {"alt": "Curves from one point of a plane in weight space, one for each method without adapters."}}
 first = rows[(rows.seed == 0) & ~rows.method.str.startswith("LoRA")]
 walks = {m: np.array(p, float) for m, p in zip(first.arm, first.plane, strict=True)}
 fig, ax = plt.subplots(figsize=(6.6, 4.2))
@@ -843,7 +855,7 @@ plt.show()
 #
 # {numref}`fig-vision-five` follows the mean accuracy on the tasks learned so far, {numref}`tab-vision-five` has the ends.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "TODO", "name": "fig-vision-five"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "Five tasks in a row. Mean test accuracy on the tasks learned so far; lines without dots are joint training on all five. Means over three seeds.", "name": "fig-vision-five"}, "image": {"alt": "Two panels, told the task and among all fifty outputs: mean accuracy against the number of tasks learned, a curve for each method."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True)
 kinds = {"told_task": "told the task", "among_all": "among all fifty"}
 for ax, (what, name) in zip(axes, kinds.items(), strict=True):
@@ -873,7 +885,13 @@ table = [
     }
     for method, part in five.groupby("method")
 ]
-pages.table(pd.DataFrame(table), "TODO", name="tab-vision-five", disable_numparse=True)
+pages.table(
+    pd.DataFrame(table),
+    "After five tasks: mean test accuracy on all of them. Means and half of the "
+    "95 % t-interval over seeds.",
+    name="tab-vision-five",
+    disable_numparse=True,
+)
 
 # %% tags=["remove-input"]
 columns = {name: f"{arm(name)['method']}, wall_s" for name in TIMED}
@@ -888,7 +906,14 @@ table = [
     }
     for name, ratio in ratios.items()
 ]  # fmt: skip
-pages.table(pd.DataFrame(table), "TODO", name="tab-vision-cost", disable_numparse=True)
+pages.table(
+    pd.DataFrame(table),
+    "What a step costs, by the clock, in units of fine-tuning’s. Medians of "
+    "sixteen steps, one method after another in one process of one thread; 95 % "
+    "t-intervals over three rounds.",
+    name="tab-vision-cost",
+    disable_numparse=True,
+)
 
 # %% [markdown]
 # ## Verdict
