@@ -140,6 +140,9 @@ class TestChapter:
                 shown = isinstance(last, ast.Expr) and ast.unparse(last) != "plt.show()"
                 assert not shown, f"end this cell with plt.show():\n{cell.source}"
 
+    def test_has_no_word_that_waits_for_another(self, path):
+        assert not re.search(r"\b(TODO|FIXME|XXX|TBD)\b", path.read_text())
+
     def test_refers_to_every_figure(self, path):
         text = path.read_text()
         for name in re.findall(r'"name":\s*"(fig-[\w-]+)"', text):

@@ -841,11 +841,10 @@ def room(config, key):
 grid = [{**common, "reviews": scale.reviews, "numbers": scale.numbers}]
 spectra = wm.sweep("language_room", room, grid, three)
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 29 lines", "code_prompt_hide": "Hide the colours"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 28 lines", "code_prompt_hide": "Hide the colours"}
 COLOURS = {m: figures.PATH_COLOURS.get(m, figures.PALETTE[6]) for m in METHODS}
 rows = pd.concat([most, rest], ignore_index=True)
 TASKS = {"yelp": "Yelp", "imdb": "IMDb"}
-enough = scale.seeds > 1  # for an interval
 
 
 def along(frame, what):
@@ -938,13 +937,6 @@ plt.show()
 
 
 # %% tags=["remove-input"]
-def beside_half(values):
-    """A mean and half of its 95 % t-interval, in percentage points."""
-    values = 100 * np.asarray(values)
-    half = f" ± {values.mean() - figures.t_interval(values)[0]:.1f}" if enough else ""
-    return f"{values.mean():.1f}{half}".replace(" ", "\N{NO-BREAK SPACE}")
-
-
 COLUMNS = {
     "yelp": "Yelp, %", "yelp_told": "Yelp, told, %", "imdb": "IMDb, %",
     "imdb_told": "IMDb, told, %", "mean": "mean, %",
@@ -952,8 +944,8 @@ COLUMNS = {
 table = [
     {
         "method": m,
-        **{name: beside_half(part[what]) for what, name in COLUMNS.items()},
-        "lowest, Yelp, %": beside_half(along(part, "yelp_along").min(axis=1)),
+        **{name: pages.percent(part[what]) for what, name in COLUMNS.items()},
+        "lowest, Yelp, %": pages.percent(along(part, "yelp_along").min(axis=1)),
         "distance": f"{part.apart.mean():.1f}",
     }
     for m in rows.groupby("method")["mean"].mean().sort_values(ascending=False).index

@@ -852,7 +852,7 @@ sizes = [
 ]
 sizes = pd.concat(sizes, ignore_index=True)
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 41 lines", "code_prompt_hide": "Hide the colours"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 30 lines", "code_prompt_hide": "Hide the colours"}
 GREY = figures.PALETTE[6]
 COLOURS = {arm[2]: figures.PATH_COLOURS.get(arm[2], GREY) for arm in SEARCHED}
 READINGS = {"told": "told the task", "all": "among all"}
@@ -873,17 +873,6 @@ def of(method, loss="own", frame=None):
 def along(part, what):
     """A recorded curve of every seed, stacked."""
     return np.stack([np.array(values, float) for values in part[what]])
-
-
-def in_points(values):
-    """A mean and half of its 95 % t-interval, in percentage points, in words."""
-    values = 100 * np.asarray(values, float)
-    if len(values) == 0 or np.isnan(values).any():
-        return "–"
-    half = ""
-    if len(values) > 1:
-        half = f" ± {values.mean() - figures.t_interval(values)[0]:.1f}"
-    return f"{values.mean():.1f}{half}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def interval_bar(ax, values, place, colour, **look):
@@ -926,11 +915,11 @@ table = [
     {
         "method": f"{method}, {'heads apart' if loss == 'own' else 'all outputs'}",
         **{
-            f"{name}, {what}": in_points(part.get(f"{key}{what}", [np.nan]))
+            f"{name}, {what}": pages.percent(part.get(f"{key}{what}", [np.nan]))
             for what in READINGS
             for key, name in (("", "final"), ("forgetting_", "forgetting"))
         },
-        "forward, told": in_points(part.forward_told),
+        "forward, told": pages.percent(part.forward_told),
         "seeds": len(part),
     }
     for (loss, method), part in rows.groupby(["loss", "method"])
@@ -1015,8 +1004,8 @@ table = [
         "method": method,
         "network, tasks": f"{NETS[sequence]}, {part.tasks.iloc[0]}",
         "paper, %": PAPER.get((sequence, method), "–"),
-        "ours, told, %": in_points(part.told),
-        "ours, among all, %": in_points(part["all"]),
+        "ours, told, %": pages.percent(part.told),
+        "ours, among all, %": pages.percent(part["all"]),
     }
     for sequence in NETS
     for method, part in every[

@@ -683,7 +683,7 @@ if scale.name == "quick":
     arms, marks = arms[:1], [0, 1, 2]
 costs = wm.sweep("vision_cost", cost, [{**common, "arms": arms, "marks": marks}], three)
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 38 lines", "code_prompt_hide": "Hide the colours"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and intervals for the figures, 27 lines", "code_prompt_hide": "Hide the colours"}
 TASKS = {"old": "CIFAR-10", "new": "CIFAR-100", "mean": "mean of both"}
 enough = scale.seeds > 1  # for an interval
 
@@ -711,17 +711,6 @@ def colour_of(name):
 def along(part, what):
     """A recorded curve of every seed, stacked."""
     return np.stack([np.array(values, float) for values in part[what]])
-
-
-def in_points(values):
-    """A mean and half of its 95 % t-interval, in percentage points, in words."""
-    values = 100 * np.asarray(values, float)
-    if not len(values):
-        return "–"
-    half = ""
-    if len(values) > 1:
-        half = f" ± {values.mean() - figures.t_interval(values)[0]:.1f}"
-    return f"{values.mean():.1f}{half}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 # %% [markdown]
@@ -754,7 +743,7 @@ COLUMNS = {
 table = [
     {
         "method": name,
-        **{title: in_points(part[what]) for what, title in COLUMNS.items()},
+        **{title: pages.percent(part[what]) for what, title in COLUMNS.items()},
         "distance": f"{part.apart.mean():.1f}",
         "length": f"{part.length.mean():.1f}",
         "seeds": len(part),
@@ -799,7 +788,7 @@ every = pd.concat([rows, ramps], ignore_index=True)
 
 def both(name):
     part = every[every.arm == name]
-    return " / ".join(in_points(part[what]) for what in ("old", "new"))
+    return " / ".join(pages.percent(part[what]) for what in ("old", "new"))
 
 
 table = [
@@ -879,8 +868,8 @@ plt.show()
 table = [
     {
         "method": method,
-        "among all fifty, %": in_points(part.among),
-        "told the task, %": in_points(part.told),
+        "among all fifty, %": pages.percent(part.among),
+        "told the task, %": pages.percent(part.told),
         "seeds": len(part),
     }
     for method, part in five.groupby("method")

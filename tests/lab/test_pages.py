@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from scipy import stats
 
-from wmlib.lab.pages import findings, interval, table
+from wmlib.lab.pages import findings, interval, percent, table
 
 FRAME = pd.DataFrame({"rate": [0.1, 0.3], "score": [40.0, 41.5]})
 
@@ -69,3 +69,19 @@ def test_a_table_is_one_directive_whatever_its_caption_says(caption):
 def test_a_wrong_argument_is_refused_with_the_cure(call, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         call()
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=9))
+def test_a_percentage_is_the_mean_and_half_of_the_interval(right):
+    values = np.array(right) / 10
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean, other = (float(x) for x in percent(values / 100).split("\u00a0±\u00a0"))
+    assert abs(mean - values.mean()) < 0.0501
+    assert abs(other - half) < 0.0501
+
+
+def test_a_percentage_of_one_run_has_no_interval_and_of_none_is_a_dash():
+    assert percent([0.5]) == "50.0"
+    assert percent([]) == percent([0.5, np.nan]) == "–"
+    with pytest.raises(ValueError, match="one share for each run"):
+        percent([[0.5]])

@@ -61,6 +61,21 @@ def interval(differences: Any, unit: str = "", *, spec: str = "+.1f", count: boo
     return f"{said}, n\u00a0=\u00a0{len(values)}" if count else said
 
 
+def percent(shares: Any) -> str:
+    """The mean of some shares in per cent, and half of its 95 % interval of Student's $t$: "64.1 ± 0.6".
+
+    **Arguments:** `shares`, one for each run, from 0 to 1 as accuracies are. One has no interval; of none, or of one that
+    is not finite, nothing is said: "–".
+    """
+    values = 100 * np.asarray(shares, float)
+    if values.ndim != 1:
+        raise ValueError(f"give one share for each run, got the shape {values.shape}")
+    if not len(values) or not np.isfinite(values).all():
+        return "–"
+    half = f"\u00a0±\u00a0{values.mean() - t_interval(values)[0]:.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{half}".replace("-", "−")
+
+
 def table(frame: pd.DataFrame, caption: str, *, name: str, look: str = "", **options: Any) -> Shown:
     """A numbered table with a caption, that the text refers to by its name, with the role `numref`.
 
