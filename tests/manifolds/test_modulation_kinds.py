@@ -532,11 +532,13 @@ for model, shape, manifold in models:
         def loss(weights, x, s):
             net = eqx.combine(weights, rest)
             return (jax.vmap(net)(x, s) ** 2).sum() + jax.vmap(net.squared_norm)(s).sum()
-        wanted = jax.jit(jax.value_and_grad(loss))(weights, x, s)
+        if memory is None:  # which changes no value
+            wanted = jax.jit(jax.value_and_grad(loss))(weights, x, s)
         with jax.set_mesh(mesh):
             there = jax.tree.map(lambda a: reshard(a, P()), weights)
             placed = reshard(x, P("d")), reshard(s, P("d"))
-            loss(there, *placed)
+            if memory is None:
+                loss(there, *placed)
             got = jax.jit(jax.value_and_grad(loss))(there, *placed)
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             assert jnp.allclose(jax.device_get(a), b, rtol=1e-3, atol=1e-3), (model, memory)
