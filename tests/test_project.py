@@ -168,13 +168,14 @@ _TEST = [*_LAB, *(r.name for r in EXTRAS["test"])]
         ("tests/models/**/*.py", [*_TEST, "torch", "transformers", *(r.name for r in EXTRAS["pretrained"])]),
         ("tests/rivals/**/*.py", [*_TEST, "torch", "peft", "transformers"]),
         ("tests/test_packaging.py", _TEST),
-        ("tests/conftest.py", _TEST),
+        ("tests/conftest.py", [*_TEST, "draws"]),  # tests/startup/draws.py
         ("tests/startup/*.py", _TEST),
         (
             "tests/*.py",
             [
                 *_TEST,
                 *(r.name for r in EXTRAS["book"]),
+                "draws",
                 "wmbook",
                 "wmexecute",
                 "wmfigures",
