@@ -1,5 +1,6 @@
 """The draws that the tests share are those of JAX, bit for bit."""
 
+import draws
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,19 @@ def test_uniform_numbers_are_those_of_jax(seed, shape, dtype, low, high, named):
         *(() if named else bounds.values()),
         **(bounds if named else {}),
     )
+
+
+def test_shapes_of_as_many_numbers_or_fewer_share_a_program():
+    traced = []
+
+    def counted(key, shape=(), dtype=None):
+        traced.append(shape)
+        return jax.random.normal.original(key, shape, dtype)
+
+    draw = draws._of_any_shape(counted)
+    for shape in ((3,), (5,), (7, 2), (), (2, 3, 4), (9, 9), (100,), (2**17,)):
+        draw(jax.random.key(0), shape)
+    assert traced == [(64,), (128,), (2**17,)]
 
 
 def test_what_is_drawn_in_a_program_or_from_other_keys_is_left_to_jax():

@@ -890,7 +890,7 @@ def interval_bar(ax, values, place, colour, **look):
 #
 # {numref}`fig-sequences-ends` has both answers of each method, {numref}`tab-sequences-ends` the numbers.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "What a network is right on hangs on the question. Final accuracy over all test images of twenty tasks, told the task (filled) and among all outputs (open), of each method by both losses; means with 95 % t-intervals over seeds. Diamonds are the paper’s values (Extended Data Table 2).", "name": "fig-sequences-ends"}, "image": {"alt": "Two panels, the loss over the task’s own outputs and over all, with one row for each method and two marks in each: accuracy told the task and among all outputs; diamonds at the paper’s values."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 18 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "Final accuracy over all test images of twenty tasks, told the task (filled) and among all outputs (open), of each method by both losses; means with 95 % t-intervals over seeds. Diamonds are the paper’s values (Extended Data Table 2).", "name": "fig-sequences-ends"}, "image": {"alt": "Two panels, the loss over the task’s own outputs and over all, with one row for each method and two marks in each: accuracy told the task and among all outputs; diamonds at the paper’s values."}}
 ends = every[every.sequence == "twenty"].groupby(["loss", "method"])["told"].mean()
 fig, axes = plt.subplots(2, 1, figsize=(6.6, 6.4), sharex=True, height_ratios=[10, 4])
 for ax, loss in zip(axes, ("own", "all"), strict=True):

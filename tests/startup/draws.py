@@ -1,6 +1,6 @@
 """Random numbers of many shapes from few programs.
 
-Each new shape of a draw is a program of its own, and compiling those was a fifth of what compiling took in all tests. With
+Each new shape of a draw is a program of its own, and compiling those was a fifth of what compiling took in all tests but the chapters. With
 JAX's default generator a number hangs on the key and on its own place in the flat array alone, so that a draw of the next
 power of two holds that of any smaller shape, bit for bit (`tests/test_draws.py`).
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MOST = 2**16  # numbers; above, drawing up to twice as many takes longer than compiling
+MOST = 2**16  # numbers; a larger array is drawn as it is, and not up to twice as large
 
 
 def install():
