@@ -148,6 +148,7 @@ GIVEN = {  # not searched: the settings of paper and code
 }
 
 
+# %%
 def loss(kind, w, sparse, penalty, x, y, told):
     """What a method descends, on a minibatch; `told` are the outputs at the start."""
     keeps, pull, _ = kind
@@ -163,6 +164,7 @@ def loss(kind, w, sparse, penalty, x, y, told):
     return (gap / 2 if pull == "square" else jnp.sqrt(gap)) + penalty * moved
 
 
+# %%
 def step(kind, state, drop, count, rate, penalty, x, y, told):
     """One step; a walk projects anew, and other methods hold what was dropped at zero."""
     w, m, v, t = state
@@ -244,7 +246,7 @@ def epoch_of(config):
     return config["images"] // config["batch"] // config["unit"] * config["unit"]
 
 
-# %%
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "An epoch of many networks, 23 lines", "code_prompt_hide": "Hide it"}
 @functools.partial(jax.jit, static_argnums=0)
 def epoch(kind, states, first, penalty, plans, rows, seeds, x, y, told):
     """One epoch of many networks; `told` are the outputs at the start, by seed."""
