@@ -456,10 +456,10 @@ def tune(config, keys):
 # ## A search that ends inside
 #
 # A setting is a place on a lattice: $(i, j)$ is the rate $10^{i/4}$ and the penalty $10^{j/2}$. Every method begins with ten places at each
-# sparsity, over three decades of rates or over rates and penalties. Then come rounds of five more, for all methods alike: the best place's
-# neighbours on each axis that have not been tried, two beyond an end, then others about it. They go on while, for any method at any sparsity, the best lies at
-# an end of what was tried on an axis through it, but at most for four rounds. A search walks ten epochs, on one seed, and is judged on
-# validation images after projection.
+# sparsity, over three decades of rates or over rates and penalties. Then come rounds of five more, for all methods alike: up to four places
+# beyond an end, the best place's neighbours on each axis, then others about it. They go on while, for any method at any sparsity, the
+# best lies at an end of what was tried on an axis through it, but at most for four rounds. A search walks ten epochs, on one seed, and is
+# judged on validation images after projection.
 
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The places that are tried, 48 lines", "code_prompt_hide": "Hide them"}
@@ -486,7 +486,7 @@ def first_places(method):
     return [*grid, (a + 1.0, float(b))]
 
 
-LINE = [1, 0.5, 0.25, 0.75, 2, 1.5, 0.125, 0.375, 0.625, 0.875, 2.5, 3]
+LINE = [1, 0.5, 0.25, 0.75, 2, 1.5, 0.125, 0.375, 0.625, 0.875, 1.25, 1.75, 2.5, 3]
 LINE = [(sign * d, 0.0) for d in LINE for sign in (1, -1)]
 PLANE = sorted(
     set(itertools.product([1, -1, 0.5, -0.5, 0], repeat=2)) - {(0, 0)},
@@ -506,8 +506,8 @@ def ends(best, tried, axes):
 
 
 def further(best, tried, axes, count):
-    """The next places: one and two beyond an end, then others about the best."""
-    beyond = [(k * a, k * b) for k in (1, 2) for a, b in ends(best, tried, axes)]
+    """The next places: one, two and four beyond an end, then others about the best."""
+    beyond = [(k * a, k * b) for k in (1, 2, 4) for a, b in ends(best, tried, axes)]
     about = [*beyond, *(LINE if len(axes) == 1 else PLANE)]
     near = dict.fromkeys((best[0] + a, best[1] + b) for a, b in about)
     return [place for place in near if place not in tried][:count]
