@@ -192,7 +192,7 @@ def learn(method, starts, kept, settings, seeds, rows, recalled, new, old, told)
     """Many networks learn a task by a method: SGD with momentum 0.9.
 
     `starts`, `kept`, `told` (outputs on the old images), `rows` (of minibatches) and
-    `recalled` (rows of memories, by step) are by seed; a network has a seed and a setting.
+    `recalled` (rows of memories, by step) are by seed; a network has its seed and setting.
     """
 
     def one(setting, seed):
@@ -498,7 +498,7 @@ def further(best, tried, count):
     return [place for place in near if place not in tried][:count]
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The search, 61 lines", "code_prompt_hide": "Hide the search"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The search, 62 lines", "code_prompt_hide": "Hide the search"}
 keys = (*NAMES, *TRAINING)
 common = scale.settings | {"bases": scale.seeds, "together": 2 * scale.round}
 common |= {"together": max(common["together"], scale.seeds)}
@@ -508,7 +508,7 @@ scores: dict = {m: {} for m in (*METHODS, *EXACT)}
 
 
 def turned(grid):
-    """The same runs; each process begins elsewhere, so that it compiles few programs."""
+    """The same runs; each process begins elsewhere, and so compiles few programs."""
     at = os.getpid() % len(grid)
     return grid[at:] + grid[:at]
 
@@ -546,18 +546,19 @@ def best_place(method):
     return max(tried, key=tried.get), tried
 
 
-def search(methods, one_round):
+def search(methods, one_round, least=1):
     """Ten places for each method, then rounds while the best of any is at an end."""
     begun = range(0, 10, scale.round) if scale.name != "quick" else [4]
     for i in begun:
         one_round({m: first_places(MIDDLE[m])[i : i + scale.round] for m in methods})
-    for _ in range(scale.most):
+    for n in range(1, scale.most + 1):
         one_round({m: further(*best_place(m), scale.round) for m in methods})
-        if not any(ends(*best_place(m)) for m in methods):
+        if n >= least and not any(ends(*best_place(m)) for m in methods):
             break
+    return n
 
 
-search(METHODS, search_round)
+rounds = search(METHODS, search_round)
 grid = [{**common, "method": m, "setting": setting(best_place(m)[0])} for m in METHODS]
 rows = wm.sweep("continual_fair", evaluate, turned(grid), scale, together=True)
 
@@ -616,7 +617,7 @@ def evaluate_exact(config, key):
     return run_exact(config, key, 2)
 
 
-search(list(EXACT), exact_round)
+search(list(EXACT), exact_round, least=rounds)
 grid = [
     {**common, "exact": scale.exact, "method": m, "setting": setting(best_place(m)[0])}
     for m in EXACT
@@ -633,7 +634,7 @@ exact_rows = wm.sweep("continual_fair_exact", evaluate_exact, grid, scale)
 # ({ref}`erratum 23 <erratum-23>`).
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The authors' method, 99 lines", "code_prompt_hide": "Hide it"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The authors' method, 102 lines", "code_prompt_hide": "Hide it"}
 def authors_network():
     """The network of their notebook."""
     from torch import nn
@@ -689,7 +690,10 @@ def authors_train(config, seed):
     torch.manual_seed(seed)
     where = torch.accelerator.current_accelerator(check_available=True)
     train, test, fingerprint = authors_images(*[config[k] for k in AUTHORS[:4]])
-    put = lambda part: [torch.as_tensor(np.array(a), device=where) for a in part]  # noqa: E731
+
+    def put(part):
+        return [torch.as_tensor(np.array(a), device=where) for a in part]
+
     (x1, y1), (x2, y2) = (put(part) for part in train)
     y1, y2 = y1.long(), y2.long() + OLD
     net, entropy = authors_network().to(device=where), torch.nn.CrossEntropyLoss()

@@ -97,7 +97,7 @@ SIZE = int(MATRICES.sum())
 
 # %%
 def goes(w, count):
-    """Which weights a projection sets to zero: so many, the smallest of the matrices."""
+    """Which weights a projection sets to zero: so many, the smallest of matrices."""
     sizes = jnp.where(MATRICES, jnp.abs(w), jnp.inf)
     bits, low = jax.lax.bitcast_convert_type(sizes, jnp.uint32), jnp.uint32(0)
     for shift in range(30, -1, -2):
@@ -167,7 +167,7 @@ def loss(kind, w, sparse, penalty, x, y, told):
 
 # %%
 def step(kind, state, drop, count, rate, penalty, x, y, told):
-    """One step; a walk projects anew, and other methods hold what was dropped at zero."""
+    """One step; a walk projects anew, others hold what was dropped at zero."""
     w, m, v, t = state
     drop = goes(w, count) if kind[1] else drop
     sparse = jax.lax.stop_gradient(jnp.where(drop, 0.0, w))
@@ -276,7 +276,7 @@ def epoch(kind, states, first, penalty, plans, rows, seeds, x, y, told):
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Training and what is measured, 83 lines", "code_prompt_hide": "Hide it"}
 @jax.jit
 def look(nets, counts, starts, x, y):
-    """Of many networks: the distance left, accuracy before and after projection, drift."""
+    """The distance left, accuracy before and after projection, and drift."""
 
     def one(w, count, start):
         sparse = jnp.where(goes(w, count), 0.0, w)
@@ -289,7 +289,7 @@ def look(nets, counts, starts, x, y):
 
 
 def orders(keys, epochs, config):
-    """The rows of every minibatch, anew each epoch: (seeds, epochs, units, steps, batch)."""
+    """The rows of minibatches, (seeds, epochs, units, steps, batch)."""
     each, n = epoch_of(config), config["images"]
     shape = (-1, config["unit"], config["batch"])
 
@@ -525,7 +525,7 @@ scores: dict = {(m, p): {} for m in SEARCHED for p in scale.fractions}
 
 
 def turned(grid):
-    """The same runs; each process begins elsewhere, so that it compiles few programs."""
+    """The same runs; each process begins elsewhere, and so compiles few programs."""
     at = os.getpid() % len(grid)
     return grid[at:] + grid[:at]
 
@@ -600,7 +600,7 @@ rows = wm.sweep("sparsity_end", evaluate, turned(grid), scale, together=True)
 # {numref}`fig-end-accuracy` has the accuracies after projection, {numref}`tab-end-accuracy` the numbers, and {numref}`fig-end-against` the
 # differences that the claims are about.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and values, 47 lines", "code_prompt_hide": "Hide them", "figure": {"caption": "Test accuracy after projection, below that of the dense network, in points, by method and share of zeros. Dots are means over five seeds, bars 95 % t-intervals of the paired differences.", "name": "fig-end-accuracy"}, "image": {"alt": "One panel for each share of zeros, with a row for each method: the points of accuracy lost to the dense network."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Colours, names and values, 49 lines", "code_prompt_hide": "Hide them", "figure": {"caption": "Test accuracy after projection, below that of the dense network, in points, by method and share of zeros. Dots are means over five seeds, bars 95 % t-intervals of the paired differences.", "name": "fig-end-accuracy"}, "image": {"alt": "One panel for each share of zeros, with a row for each method: the points of accuracy lost to the dense network."}}
 NAMES = {
     "as printed, norm": "FIP as printed, norm",
     "as printed, square": "FIP as printed, square",
@@ -646,6 +646,8 @@ for k, (ax, p) in enumerate(zip(axes[0], scale.fractions, strict=True)):
         ax.hlines(i, *figures.t_interval(gaps), color=COLOURS[method], lw=2.5)
         ax.plot(gaps.mean(), i, "o", color=COLOURS[method])
     ax.set(xscale="symlog", title=f"{p:.1%} zeros", xlabel="points lost")
+    ax.set_xticks([0, 1, 10, 80], ["0", "1", "10", "80"])
+    ax.minorticks_off()
 axes[0, 0].set_yticks(range(len(shown)), [NAMES.get(m, m) for m in shown])
 plt.show()
 
@@ -663,7 +665,7 @@ pages.table(
     name="tab-end-accuracy",
 )
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 14 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "The walk with the squared pull minus other methods, in points of test accuracy after projection, against the share of zeros. Means over five seeds and 95 % t-intervals; the grey band is one point.", "name": "fig-end-against"}, "image": {"alt": "Differences in points at four shares of zeros, with one line of points for each other method."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 16 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "The walk with the squared pull minus other methods, in points of test accuracy after projection, against the share of zeros. Means over five seeds and 95 % t-intervals; the grey band is one point.", "name": "fig-end-against"}, "image": {"alt": "Differences in points at four shares of zeros, with one line of points for each other method."}}
 AGAINST = ["FIP, norm", "as printed, square", "distillation", "fine-tuning"]
 AGAINST = [m for m in (*AGAINST, "gradual", "ticket") if m in set(rows.method)]
 fig, ax = plt.subplots(figsize=(6.6, 3.6))
@@ -676,6 +678,8 @@ for i, method in enumerate(AGAINST):
 ax.axhspan(-1, 1, color="#6E6E6E", alpha=0.12, lw=0)
 ax.set_xticks(range(many), [f"{100 * p:g}" for p in scale.fractions])
 ax.set(xlabel="weights set to zero (%)", ylabel="points", yscale="symlog")
+ax.set_yticks([-1, 0, 1, 10, 80], ["−1", "0", "1", "10", "80"])
+ax.minorticks_off()
 ax.legend(fontsize=8, ncols=2)
 plt.show()
 
