@@ -61,6 +61,9 @@ figures.use_style()
 # | exact directions | 2 | 5 | 1 | 150 | 1,500 |
 # | the authors' method, in PyTorch | 2 | 3 | 1 | 15,000 small, 1,800 | 100,800 |
 # ```
+#
+# A pilot: a step of ten networks takes 0.24 s of one thread of a processor, one along exact directions 0.3 s; in PyTorch a small step 7 ms, one of a hundred
+# images 80 to 170 ms. At the most that is 5.5 hours of a thread and half an hour of PyTorch's.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The settings of the three presets, 14 lines", "code_prompt_hide": "Hide the settings"}
 cpu = dict(
