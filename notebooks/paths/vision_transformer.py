@@ -338,15 +338,19 @@ DISTANCES = {
 # has AdamW, with the same rise and fall: its second factor starts at zero.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 41 lines", "code_prompt_hide": "Hide the walk"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 45 lines", "code_prompt_hide": "Hide the walk"}
 @cache  # one object for one rate, so that a step is compiled once
 def descent(kind, rate, steps):
-    rise_and_fall = optax.warmup_cosine_decay_schedule(
-        rate / 1000, rate, max(1, steps // 2), steps
-    )  # fmt: skip
-    if kind == "adamw":
-        return optax.adamw(rise_and_fall, weight_decay=0.01)
-    return optax.sgd(rise_and_fall, momentum=0.9)
+    rises = optax.warmup_cosine_decay_schedule(1e-3, 1.0, max(1, steps // 2), steps)
+
+    def with_peak(peak):
+        """The rate is part of the state: one program for all rates."""
+        rise_and_fall = lambda step: peak * rises(step)  # noqa: E731
+        if kind == "adamw":
+            return optax.adamw(rise_and_fall, weight_decay=0.01)
+        return optax.sgd(rise_and_fall, momentum=0.9)
+
+    return optax.inject_hyperparams(with_peak)(peak=rate)
 
 
 def whole(net, config):
@@ -583,11 +587,12 @@ def in_a_row(config, key):
 # %% [markdown]
 # ## The search
 #
-# Each method gets five settings or more: the highest rate and, where there is one, the strength of its mechanism. They are tried with the first seed's memory for
-# half of the steps, and the one with the best mean accuracy on held-out training images of both tasks, among all outputs, is chosen. LoRA at each rank
-# is searched apart.
+# Each method gets the same number of settings, nine or more: the highest rate and, where there is one, the strength of its mechanism. Five lie
+# crosswise about a middle. Then each gets one more at a time: beyond the best, if that is at an end of an axis, else beside it. When none of the bests is at an end,
+# it is over. A setting is tried with the first seed's memory for half of the steps, and the one with the best mean accuracy on held-out training images of both
+# tasks, among all outputs, is chosen. LoRA at each rank is searched apart.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched, as rate:strength, 30 lines", "code_prompt_hide": "Hide what is searched"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched first, as rate:strength, 32 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
 fine-tuning          .003:0 .01:0 .03:0 .1:0 .3:0
 FIP                  .03:10 .03:100 .03:1000 .01:100 .1:100
@@ -602,6 +607,7 @@ LoRA 128             .001:0 .003:0 .01:0 .03:0 .1:0
 LoRA 1 with memory   .01:10 .01:100 .01:1000 .003:100 .03:100
 LoRA 16 with memory  .01:10 .01:100 .01:1000 .003:100 .03:100
 """
+LEAST, MOST = 9, 20  # settings for each
 
 
 def arm(name):
@@ -618,8 +624,45 @@ SEARCHED = {name: [*map(pair, settings.split())] for name, settings in listed}
 if scale.name == "quick":
     SEARCHED = {"fine-tuning": [[0.03, 0.0]], "FIP": [[0.03, 100.0]]}
     SEARCHED |= {"LoRA 2 with memory": [[0.01, 100.0]]}
+    LEAST = 1
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 62 lines", "code_prompt_hide": "Hide the sweeps"}
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Where a search goes on, 32 lines", "code_prompt_hide": "Hide where it goes on"}
+def moved(setting, axis, quarters):
+    """A setting with one of its numbers moved by quarters of a decade: 1, 2, 3, 6, 10."""
+    rung = round(4 * np.log10(setting[axis])) + quarters
+    value = float(f"{10 ** (rung / 4):.0e}")
+    return [value if k == axis else x for k, x in enumerate(setting)]
+
+
+def edges(tried, best):
+    """The axes at an end of which the best lies, and on which side."""
+    found = []
+    for axis, values in enumerate(zip(*tried, strict=True)):
+        ends = {min(values): -1, max(values): 1}
+        if len(ends) > 1 and best[axis] in ends:
+            found.append((axis, ends[best[axis]]))
+    return found
+
+
+def next_setting(tried, best):
+    """Beyond the best at an end, by half a decade of the rate, a decade of the
+    strength; else beside it, by half of that; else further about it."""
+    steps = [2, 4]
+    beyond = [
+        moved(best, axis, side * steps[axis]) for axis, side in edges(tried, best)
+    ]
+    axes = [axis for axis in (0, 1) if best[axis]]
+    beside = [
+        moved(best, axis, side * part)
+        for part in range(1, 25)
+        for axis in axes
+        for side in (1, -1)
+    ]
+    return next(s for s in beyond + beside if s not in tried)
+
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 71 lines", "code_prompt_hide": "Hide the sweeps"}
 one, three = (dataclasses.replace(scale, seeds=min(scale.seeds, n)) for n in (1, 3))
 alone = ("seeds", "bases", "ranks", "sequence", "sequence_seeds", "sequence_steps")
 alone += ("other_bases",)
@@ -634,15 +677,24 @@ def swept(name, run, grid, seeds):
 of_base = {k: common[k] for k in (*BASE, "test") if k in common}
 first_base = wm.sweep("vision_base", learn, [{**of_base, "base": 0}], one)
 
-grid = [
-    {**common, **arm(name), "setting": setting}
-    for name, settings in SEARCHED.items()
-    for setting in settings
-]
-search = wm.sweep("vision_tuning", tune, grid, one)
-best = search.loc[search.groupby(["method", "rank"])["mean"].idxmax()]
-best = best.set_index(["method", "rank"]).setting
-chosen = {name: list(best[tuple(arm(name).values())]) for name in SEARCHED}
+while True:
+    grid = [
+        {**common, **arm(name), "setting": setting}
+        for name, settings in SEARCHED.items()
+        for setting in settings
+    ]
+    search = wm.sweep("vision_tuning", tune, grid, one)
+    best = search.loc[search.groupby(["method", "rank"])["mean"].idxmax()]
+    best = best.set_index(["method", "rank"]).setting
+    chosen = {name: list(best[tuple(arm(name).values())]) for name in SEARCHED}
+    open_ends = [n for n, tried in SEARCHED.items() if edges(tried, chosen[n])]
+    count = len(SEARCHED["FIP"])
+    if count >= LEAST and not open_ends:
+        break
+    assert count < MOST, f"at an end after {count} settings: {open_ends}"
+    SEARCHED = {
+        n: [*tried, next_setting(tried, chosen[n])] for n, tried in SEARCHED.items()
+    }
 
 FIVE = ("fine-tuning", "FIP", "LoRA 16", "LoRA 16 with memory", "LoRA 2 with memory")
 FIVE = [name for name in SEARCHED if name in FIVE]

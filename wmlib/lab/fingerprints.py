@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -126,7 +127,7 @@ def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str],
         if place in parts:
             continue
         tree = _Essence().visit(ast.parse(_source(definition)))
-        parts[place] = ast.unparse(tree)
+        parts[place] = _text(tree)
         scope, among = {**vars(module), **_enclosing(definition)}, _free_names(parts[place])
         found: dict[str, tuple[str, str]] = {}
         for node in ast.walk(tree):
@@ -142,7 +143,7 @@ def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str],
                     text = ast.unparse(node)
                     parts[(place[0], text)] = spell(value)
                     found[text] = (_Unplaced(scope, among).name(node), spell(value, placed=False))
-        bare += [(name, ast.unparse(_Unplaced(scope, among).visit(tree))), *found.values()]
+        bare += [(name, _text(_Unplaced(scope, among).visit(tree))), *found.values()]
     return parts, bare, registering
 
 
@@ -260,6 +261,36 @@ class _Unplaced(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.level or _ours(node.module or "") else node
+
+
+class _EarlyQuotes(ast.NodeTransformer):
+    """f-strings as Python 3.11 writes them, whose own quotes differ from those within; later versions need not."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        quotes, whole = ["'", '"', '"""', "'''"], ""
+        for part in node.values:
+            inner = self._within(part) if isinstance(part, ast.FormattedValue) else part
+            text = ast.unparse(ast.JoinedStr([inner]))[1:]
+            length = 3 if text[:3] in quotes else 1
+            text = text[length:-length]
+            whole, left = whole + text, [quote for quote in quotes if quote not in text]
+            # Where none is left, Python 3.11 could not have had the string.
+            quotes = sorted(left, key=lambda quote: quote[0] == text[-1:]) or quotes
+        return ast.Name(f"f{quotes[0]}{whole}{quotes[0]}", ast.Load())
+
+    def _within(self, part: ast.FormattedValue) -> ast.FormattedValue:
+        spec = part.format_spec
+        if isinstance(spec, ast.JoinedStr):
+            values = [self._within(x) if isinstance(x, ast.FormattedValue) else x for x in spec.values]
+            spec = ast.JoinedStr(values)
+        return ast.FormattedValue(self.visit(part.value), part.conversion, spec)
+
+
+def _text(tree: ast.AST) -> str:
+    """A definition as text that is the same in every version of Python."""
+    if sys.version_info >= (3, 12):
+        tree = _EarlyQuotes().visit(copy.deepcopy(tree))
+    return ast.unparse(tree)
 
 
 def _ours(module: str) -> bool:
