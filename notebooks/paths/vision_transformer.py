@@ -338,19 +338,34 @@ DISTANCES = {
 # has AdamW, with the same rise and fall: its second factor starts at zero.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 45 lines", "code_prompt_hide": "Hide the walk"}
-@cache  # one object for one rate, so that a step is compiled once
-def descent(kind, rate, steps):
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 60 lines", "code_prompt_hide": "Hide the walk"}
+@cache  # one object for all rates, so that a step is compiled once
+def descent(kind, steps):
+    """The highest rate is a number of the state."""
     rises = optax.warmup_cosine_decay_schedule(1e-3, 1.0, max(1, steps // 2), steps)
 
     def with_peak(peak):
-        """The rate is part of the state: one program for all rates."""
         rise_and_fall = lambda step: peak * rises(step)  # noqa: E731
         if kind == "adamw":
             return optax.adamw(rise_and_fall, weight_decay=0.01)
         return optax.sgd(rise_and_fall, momentum=0.9)
 
-    return optax.inject_hyperparams(with_peak)(peak=rate)
+    return optax.inject_hyperparams(with_peak)(peak=1.0)
+
+
+class AtRate(wm.PenalisedDescent):
+    """Penalised descent, with the highest rate put into the optimiser's state."""
+
+    rate: float
+
+    def __init__(self, optimiser, rate, penalty=0.0, memory_batch=None):
+        super().__init__(optimiser, penalty, memory_batch)
+        self.rate = rate
+
+    def start(self, problem, weights, key):
+        state, draws = super().start(problem, weights, key)
+        place = lambda state: state.hyperparams["peak"]  # noqa: E731
+        return eqx.tree_at(place, state, jnp.float32(self.rate)), draws
 
 
 def whole(net, config):
@@ -372,11 +387,11 @@ def follow(config, seed, observe, at):
         net = lora.adapt(net, rank, alpha=2 * rank, key=of_factors)
         moving = lora.trainable(net)
     memory, recall = kept.part.images, min(config["recall"], len(kept.part.labels))
-    optimiser = descent(kind, rate, steps)
+    optimiser = descent(kind, steps)
     if method in DISTANCES:
-        how = wm.PenalisedDescent(optimiser, strength, recall)
+        how = AtRate(optimiser, rate, strength, recall)
     else:
-        how, memory = wm.PenalisedDescent(optimiser, 0.0), memory[:recall]
+        how, memory = AtRate(optimiser, rate), memory[:recall]
     if method in PENALTIES:
         given = (task, PENALTIES[method], kept, strength)
         task = wm.objectives.Penalised(*given, batch=recall)
@@ -549,10 +564,10 @@ def in_a_row(config, key):
     memories = [chosen_of(p, config["each_memory"] * each, seed) for p in learned]
     kept, size = Kept(all_of(memories)), config["each_memory"] * each
     given = [wm.objectives.Task(f, p.images, p.labels, batch) for p in learned]
-    recall, optimiser = min(config["recall"], size), descent("sgd", rate, steps)
-    how = wm.PenalisedDescent(optimiser, 0.0)
+    recall, optimiser = min(config["recall"], size), descent("sgd", steps)
+    how = AtRate(optimiser, rate)
     if method in DISTANCES:
-        how = wm.PenalisedDescent(optimiser, strength, recall)
+        how = AtRate(optimiser, rate, strength, recall)
     if method == "replay":
         how_many = dict(strength=strength, batch=recall)
         given[1:] = [
@@ -560,9 +575,9 @@ def in_a_row(config, key):
             for k, task in enumerate(given[1:], start=1)
         ]
     if method == "joint":
-        both, optimiser = all_of(learned), descent("sgd", rate, count * steps)
+        both, optimiser = all_of(learned), descent("sgd", count * steps)
         given = [wm.objectives.Task(f, both.images, both.labels, batch)]
-        how, steps = wm.PenalisedDescent(optimiser, 0.0), count * steps
+        how, steps = AtRate(optimiser, rate), count * steps
     judged = [part[2] for part in parts]
     walked = wm.walk_sequence(
         f, net, given, [m.images for m in memories][: len(given)],
