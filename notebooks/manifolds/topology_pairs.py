@@ -437,17 +437,21 @@ def experiment(config, keys):
 # arm is at an end still, every arm gets another round, four at most.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 55 lines", "code_prompt_hide": "Hide them"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 59 lines", "code_prompt_hide": "Hide them"}
 def further(found):
-    """Five more rates: farther where the best is at an end, else about the best."""
+    """Five more rates: beyond the end that is best, else on both sides of the best."""
     tried = sorted(found)
-    best = tried.index(max(tried, key=lambda rate: found[rate]))
+    at = tried.index(max(tried, key=lambda rate: found[rate]))
+    best = tried[at]
     if at_an_end(found):
-        side, steps = (1 if best else -1), np.array([-1 / 2, 1 / 2, 1, 3 / 2, 2])
-    else:
-        side = np.sign(found[tried[best + 1]] - found[tried[best - 1]]) or 1
-        steps = np.array([-2 / 3, -1 / 3, 1 / 3, 1 / 2, 2 / 3])
-    return [float(f"{tried[best] * 2 ** (side * k):.4g}") for k in sorted(side * steps)]
+        more = [best * 2 ** (k if at else -k) for k in (1 / 2, 1, 3 / 2, 2, 3)]
+    else:  # three of them towards the better neighbour
+        low, high = tried[at - 1], tried[at + 1]
+        few, many = (1 / 3, 2 / 3), (1 / 4, 1 / 2, 3 / 4)
+        below, above = (few, many) if found[high] > found[low] else (many, few)
+        more = [low * (best / low) ** f for f in below]
+        more += [best * (high / best) ** f for f in above]
+    return sorted(float(f"{rate:.5g}") for rate in more)
 
 
 def at_an_end(found):
