@@ -1,6 +1,7 @@
 """The files around the code agree with each other and with the code."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -15,10 +16,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from safetensors import safe_open
 
 from wmlib.lab import _extra
 
 ROOT = Path(__file__).parents[1]
+BASE = ROOT / "book/results/vision_base.safetensors"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {
@@ -234,11 +237,22 @@ def _tracked() -> list[Path]:
 
 def test_neither_notebooks_nor_data_nor_builds_are_committed():
     unwanted = {".ipynb", ".parquet", ".npy", ".npz", ".pkl", ".safetensors", ".eqx", ".pyc", ".whl", ".arrow"}
-    assert [p for p in _tracked() if p.suffix in unwanted or "_build" in p.parts or p.stem.endswith("egg-info")] == []
+    files = [p for p in _tracked() if p != BASE]
+    assert [p for p in files if p.suffix in unwanted or "_build" in p.parts or p.stem.endswith("egg-info")] == []
 
 
-def test_no_committed_file_is_large():
-    assert [p for p in _tracked() if p.stat().st_size > 2**20] == []
+def test_no_committed_file_is_large_but_for_the_weights_of_one_network():
+    assert [p for p in _tracked() if p.stat().st_size > (2**21 if p == BASE else 2**20)] == []
+
+
+def test_these_weights_are_those_of_the_recorded_run():
+    rows = map(json.loads, BASE.with_suffix(".jsonl").read_text().splitlines())
+    row = next(row for row in rows if row["config"]["base"] == 0)
+    with safe_open(BASE, "np") as file:
+        recipe = json.loads(file.metadata()["recipe"])
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"float16"}  # noqa: SIM118
+    assert recipe.pop("images") == row["data"]
+    assert recipe == {name: value for name, value in row["config"].items() if name != "test"}
 
 
 def test_no_committed_file_names_a_place_on_one_machine():

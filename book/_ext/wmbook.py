@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import platform
 import re
@@ -488,17 +489,20 @@ def plain_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 def costs(root: Path, preset: str) -> list[tuple[str, str, int, float, float]]:
     """The chapters that have recorded runs at a preset: name, title, how many, their seconds, those of the longest.
 
-    An experiment is called like its chapter, perhaps with more words after it, or else named in the chapter's text. Of
-    several rows of one run the last counts; one that was computed together with others has its share of their time.
+    An experiment is counted with a chapter that asks for its runs (`asked.json`): of several, with the one that it is
+    called after. Of several rows of one run the last counts; one that was computed together with others has its share of
+    their time.
     """
     from wmlib.lab.runs import recorded_runs
 
     chapters, folder = re.findall(r"notebooks/(\S+)", (root / "_toc.yml").read_text()), root / "book/results"
     texts = {chapter: (root / "notebooks" / f"{chapter}.py").read_text() for chapter in chapters}
+    asked = json.loads((folder / "asked.json").read_text()).get(preset, {})
 
     def home(experiment):
-        called = [c for c in chapters if re.fullmatch(rf"{c.rpartition('/')[2]}(_\w+)?", experiment)]
-        return next(iter(called or [c for c in chapters if f'"{experiment}"' in texts[c]]), None)
+        asking = [c for c in chapters if experiment in asked.get(c, ())]
+        called = [c for c in asking if re.fullmatch(rf"{c.rpartition('/')[2]}(_\w+)?", experiment)]
+        return next(iter(called or asking), None)
 
     homes, found = {path.stem: home(path.stem) for path in sorted(folder.glob("*.jsonl"))}, []
     for chapter in chapters:

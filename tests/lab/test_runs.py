@@ -1,5 +1,6 @@
 """Recorded sweeps: what is computed, when, what is kept, and what survives a kill at any moment."""
 
+import ast
 import contextlib
 import copy
 import dataclasses
@@ -750,6 +751,24 @@ def test_layout_and_messages_do_not_count(tmp_path):
     ]:
         assert CODE.count(old) == 1
         assert fingerprint(load(tmp_path, CODE.replace(old, new)).run) == digest, new
+
+
+@pytest.mark.parametrize(
+    "text",
+    [  # as Python 3.11 writes them, whose f-strings cannot hold their own quotes
+        """f"one of {', '.join(names)}\"""",
+        """f"in {('(' if strict else '[')}{least:g}, {below:g})\"""",
+        """f'{x}, {y!r:>{width}}'""",
+        """f"it's {x}\"""",
+        """f'say "{x}"'""",
+        """f'''it's "{x}" {y['key']}'''""",
+        """f'{{{x}}}\\n{y}'""",
+        """f"{f'{x}'} {d(a='b')[m]}.\"""",
+        """(lambda m: f"{m['a']}" + f'{m}')(1)""",
+    ],
+)
+def test_strings_that_hold_expressions_are_the_same_text_in_every_version_of_python(text):
+    assert fingerprints._text(ast.parse(text)) == text
 
 
 def test_what_is_computed_counts(tmp_path):
