@@ -555,6 +555,14 @@ def all_of(parts):
     return Part(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+@cache
+def cycle(rate, steps):
+    """The same rise and fall, with the rate in the schedule: a sequence makes its
+    methods anew for each task, and keeps of them the optimiser alone."""
+    shape = rate / 1000, rate, max(1, steps // 2), steps
+    return optax.sgd(optax.warmup_cosine_decay_schedule(*shape), momentum=0.9)
+
+
 def in_a_row(config, key):
     """The matrix of accuracies on task j after task i, by one method."""
     seed, (count, each) = seed_of(key), config["sequence"]
@@ -564,10 +572,10 @@ def in_a_row(config, key):
     memories = [chosen_of(p, config["each_memory"] * each, seed) for p in learned]
     kept, size = Kept(all_of(memories)), config["each_memory"] * each
     given = [wm.objectives.Task(f, p.images, p.labels, batch) for p in learned]
-    recall, optimiser = min(config["recall"], size), descent("sgd", steps)
-    how = AtRate(optimiser, rate)
+    recall, optimiser = min(config["recall"], size), cycle(rate, steps)
+    how = wm.PenalisedDescent(optimiser, 0.0)
     if method in DISTANCES:
-        how = AtRate(optimiser, rate, strength, recall)
+        how = wm.PenalisedDescent(optimiser, strength, recall)
     if method == "replay":
         how_many = dict(strength=strength, batch=recall)
         given[1:] = [
@@ -575,9 +583,9 @@ def in_a_row(config, key):
             for k, task in enumerate(given[1:], start=1)
         ]
     if method == "joint":
-        both, optimiser = all_of(learned), descent("sgd", count * steps)
+        both, optimiser = all_of(learned), cycle(rate, count * steps)
         given = [wm.objectives.Task(f, both.images, both.labels, batch)]
-        how, steps = AtRate(optimiser, rate), count * steps
+        how, steps = wm.PenalisedDescent(optimiser, 0.0), count * steps
     judged = [part[2] for part in parts]
     walked = wm.walk_sequence(
         f, net, given, [m.images for m in memories][: len(given)],
@@ -722,7 +730,7 @@ rest = swept("vision", evaluate, grid, three)
 # As the paper has it: the rate rises from 0.001 to 1.
 ramps = []
 for way, seeds in [("", three), (", SGD", one)][: 1 if scale.name == "quick" else 2]:
-    RAMP = [arm(f"LoRA {rank}, ramp{way}") for rank in scale.ranks]
+    RAMP = [{"method": f"LoRA, ramp{way}", "rank": rank} for rank in scale.ranks]
     grid = [{**common, **given, "setting": [1.0, 0.0]} for given in RAMP]
     ramps.append(wm.sweep("vision_ramp", evaluate, grid, seeds))
 

@@ -771,6 +771,17 @@ def test_strings_that_hold_expressions_are_the_same_text_in_every_version_of_pyt
     assert fingerprints._text(ast.parse(text)) == text
 
 
+def test_where_the_code_lies_does_not_count(tmp_path):
+    source = """
+        def run(config, key):
+            return {"metrics": {}, "data": f"{__file__} {__name__}"}
+    """
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    here, there = (fingerprint(load(tmp_path / name, source).run) for name in ("here", "there"))
+    assert here == there
+
+
 def test_what_is_computed_counts(tmp_path):
     digests = [fingerprint(load(tmp_path, CODE).run)]
     for old, new in [

@@ -135,7 +135,7 @@ def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str],
                 value = _resolve(node, scope)
                 if isinstance(value, (types.FunctionType, type)):
                     spell(value)
-                elif _is_state(value, node, scope):
+                elif _is_state(value, node, scope) or _tells_its_place(node):
                     continue
                 elif isinstance(value, _CONSTANTS) or (
                     dataclasses.is_dataclass(value) and not isinstance(value, Preset)
@@ -324,6 +324,12 @@ def _is_state(value: Any, node: ast.expr, scope: Mapping[str, Any]) -> bool:
         return False
     owner = _resolve(node.value, scope)
     return isinstance(owner, types.ModuleType) and not _ours(owner.__name__)
+
+
+def _tells_its_place(node: ast.expr) -> bool:
+    """Whether a name is what Python tells a module of itself, as `__file__`: that hangs on where the project lies."""
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.startswith("__") and name.endswith("__")
 
 
 def _unwrap(value: Any) -> Any:
