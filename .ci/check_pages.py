@@ -22,6 +22,7 @@ from bs4 import BeautifulSoup, Tag
 
 # The chapters in the new form. Each new chapter is added here.
 CHAPTERS = ("manifolds/rotated_images", "manifolds/rotated_longer", "paths/continual", "paths/language")
+CHAPTERS += ("paths/sequences",)
 WIDTH, LINES, WORDS = 88, 200, 160
 
 

@@ -338,7 +338,7 @@ DISTANCES = {
 # has AdamW, with the same rise and fall: its second factor starts at zero.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 60 lines", "code_prompt_hide": "Hide the walk"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "A walk by any method, 80 lines", "code_prompt_hide": "Hide the walk"}
 @cache  # one object for all rates, so that a step is compiled once
 def descent(kind, steps):
     """The highest rate is a number of the state."""
@@ -424,7 +424,7 @@ def follow_by_adamw(config, seed, observe, at):
 # %% [markdown]
 # What a run reports is asked of the test images: at its end of all, and along the way of a few. A walk that diverges counts as 0 on both tasks.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "One run, 79 lines", "code_prompt_hide": "Hide the run"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "One run, 95 lines", "code_prompt_hide": "Hide the run"}
 RECORDED = [0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1]
 ENDS = ("old", "old_told", "new", "new_told", "mean", "mean_told")
 DIVERGED = dict.fromkeys(ENDS, 0.0) | {"diverged": 1}
@@ -559,7 +559,7 @@ def learn(config, key):
 # have outputs from the start, and a task's loss is over all of them.
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Five tasks in a row, 73 lines", "code_prompt_hide": "Hide the five tasks"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Five tasks in a row, 81 lines", "code_prompt_hide": "Hide the five tasks"}
 def five_tasks(config, seed):
     """The tasks, of classes drawn by the seed."""
     names, (count, each) = tuple(config["datasets"]), config["sequence"]
@@ -643,7 +643,7 @@ def in_a_row(config, key):
     }
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The rate of joint training, 14 lines", "code_prompt_hide": "Hide the rate"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The rate of joint training, 12 lines", "code_prompt_hide": "Hide the rate"}
 def tune_joint(config, key):
     """Joint training of all five for half of its steps, judged on held-out images."""
     seed, (count, each) = seed_of(key), config["sequence"]
@@ -669,7 +669,7 @@ def tune_joint(config, key):
 # mean at first; that is why LoRA of rank 1 has five rates under 0.001 in the list.) LoRA at each rank is searched apart, and fine-tuning and FIP
 # by LoRA's optimiser too.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched first, as rate:strength, 32 lines", "code_prompt_hide": "Hide what is searched"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched first, as rate:strength, 34 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
 fine-tuning          .003:0 .01:0 .03:0 .1:0 .3:0 .06:0 .02:0 .2:0 .006:0
 FIP                  .03:10 .03:100 .03:1000 .01:100 .1:100 .03:1 .06:10 .02:10 .03:20
@@ -706,7 +706,7 @@ if scale.name == "quick":
     LEAST = 1
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Where a search goes on, 32 lines", "code_prompt_hide": "Hide where it goes on"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Where a search goes on, 34 lines", "code_prompt_hide": "Hide where it goes on"}
 def moved(setting, axis, quarters):
     """A setting with one of its numbers moved by quarters of a decade: 1, 2, 3, 6, 10."""
     rung = round(4 * np.log10(setting[axis])) + quarters
@@ -743,7 +743,7 @@ def next_setting(tried, best):
     return next(s for s in beyond + beside if s not in tried)
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 71 lines", "code_prompt_hide": "Hide the sweeps"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 99 lines", "code_prompt_hide": "Hide the sweeps"}
 one, three = (dataclasses.replace(scale, seeds=min(scale.seeds, n)) for n in (1, 3))
 alone = ("seeds", "bases", "ranks", "sequence", "sequence_seeds", "sequence_steps")
 alone += ("other_bases",)
