@@ -1104,13 +1104,13 @@ pages.table(
 # What limits every chapter is said in {doc}`/book/verdicts`. This chapter's own limits are these.
 #
 # - **The network** has five blocks of width 128 and begins untrained, where the paper's begin with ImageNet. It is right on 64 % of CIFAR-10; theirs is on 99.
-# - **Few new images are seen.** 240 steps of 64 images are three epochs of the 4,500 that are left of the new classes.
+# - **Few new images are seen.** 240 steps of 64 images are 3.4 epochs of the 4,500 that are left of the new classes.
 # - **The new classes** have 1,000 test images, so an accuracy on them has an error of 1.6 points before any seed; the intervals have no part of it, since all seeds are judged on
 #   the same images.
 # - **Minibatches.** Walks of one seed see the same new images in the same order, but for those with a penalty of their own (replay, DER++, joint), which draw anew. Differences to these
 #   have that chance in them.
 # - **One base** serves most runs. Two more serve the claims that compare four methods.
-# - **In five tasks** a step recalls 64 of the 50 images of each class that are kept, a ninth of all. FIP, fine-tuning and replay have the settings that were found for two tasks; joint training has a rate of its
+# - **In five tasks** 50 images of each class are kept, a ninth of what a task has. FIP, fine-tuning and replay have the settings that were found for two tasks; joint training has a rate of its
 #   own, searched on held-out images for half of its steps.
 # - **The distance that a walk has gone** hangs on its rate, and rates are chosen by accuracy.
 #
