@@ -21,8 +21,8 @@ from xml.etree import ElementTree
 from bs4 import BeautifulSoup, Tag
 
 # The chapters in the new form. Each new chapter is added here.
-CHAPTERS = ("manifolds/rotated_images", "manifolds/rotated_longer", "paths/continual", "paths/language")
-CHAPTERS += ("paths/sequences",)
+CHAPTERS = ("manifolds/rotated_images", "manifolds/rotated_longer", "manifolds/topology", "manifolds/spheres")
+CHAPTERS += ("manifolds/curvature", "paths/continual", "paths/language", "paths/sequences")
 WIDTH, LINES, WORDS = 88, 200, 160
 
 

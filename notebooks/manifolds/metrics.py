@@ -1149,7 +1149,7 @@ plt.show()
 # - Every derivation here is for shapes that are linear in their basis points. A curved one has no small matrix; its metric
 #   is applied without being formed in {doc}`/notebooks/manifolds/steepest_descent`.
 # - The diverging training run is of a quadratic loss functional with one weight, where the outcome is a theorem. How soon a
-#   network would show it is tried in {doc}`/notebooks/manifolds/topology`, which trains with the published matrices.
+#   network would show it is tried in {doc}`/notebooks/manifolds/curvature`, which trains with the published matrices.
 # - The choice between a uniform and an empirical density is described here; {doc}`rotated_longer` tries it on rotated images with
 #   few angles, at one rate for both.
 # - Knots are uniform. The paper remarks that keeping its points uniform along the curve would need a constraint; in the

@@ -945,7 +945,7 @@ Markdown(
 #   be half a point better at $S = 1/2$ than it stands here.
 # - **Which S, which λ.** The paper does not say. Two values of $S$ gave two answers.
 #
-# Next: the paper's scale, a curve that may bend ({doc}`topology`) in place of a line.
+# Next: the paper's scale, a curve that may bend ({doc}`curvature`) in place of a line.
 #
 
 # %% tags=["hide-input"]
