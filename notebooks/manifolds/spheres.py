@@ -926,8 +926,8 @@ display(pages.table(
     name="tab-spheres-search", floatfmt=".1f",
 ))  # fmt: skip
 Markdown(
-    f"Of {len(best)} choices {best.count(min(scale.rates))} lie at the lower edge of the range and {best.count(max(scale.rates))} at"
-    f" the upper one; {sum(rate == sorted(scale.rates)[min(2, len(scale.rates) - 1)] for rate in best)} are the third rate."
+    f"Choices at the lower edge of the range: {best.count(min(scale.rates))} of {len(best)}; at the upper one:"
+    f" {best.count(max(scale.rates))}; the third rate: {sum(r == scale.rates[min(2, len(scale.rates) - 1)] for r in best)}."
 )
 
 # %% [markdown]
