@@ -91,9 +91,9 @@ plt.show()
 # wrong ones and rivals without any on one task, every arm with a learning rate of its own.
 #
 # **The task here.** An image is turned, and it is noisy (a circle and a segment: a cylinder) or its colours are turned (two
-# circles: a torus). Training sees a quarter of the pairs: every angle and every level occurs, equally often, and most of their
-# combinations never do. This is what a product of manifolds is for. Its basis functions are products $a_j(s)\, b_k(t)$, so what
-# it learns about an angle at one level it says about that angle at another.
+# circles: a torus). Training sees a quarter of the pairs: every angle and every level equally often, and most of their combinations
+# never. The basis functions of a product are products $a_j(s)\, b_k(t)$, so what it learns about an angle at one level it says about
+# that angle at another.
 #
 # **What we expected.** On pairs never seen the right product is best: above a rival, above a manifold that hears of one
 # context alone, and above the wrong product. For the cylinder the wrong one is a torus. It has nine points instead of six, so it
@@ -135,8 +135,7 @@ scale = wm.preset(
 # c \mapsto g\,g^{\mathsf T} c + \cos(2\pi t)\,(I - g\,g^{\mathsf T})\, c + \sin(2\pi t)\; g \times c .
 # $$ (eq-topology-hue)
 #
-# It acts on standardised images, whose channels have mean 0 and variance 1 over the training images. So what stays fixed is the
-# average colour of all photographs, and the greys about it.
+# It acts on standardised images, so what stays fixed is the average colour of all photographs, and the greys about it.
 
 # %%
 GREY = jnp.ones((3, 3)) / 3
@@ -209,8 +208,8 @@ plt.show()
 # %% [markdown]
 # ## What a manifold is told
 #
-# A manifold need not be told the whole context: an ellipse in a world of two contexts hears of the angle and not of the noise.
-# A small wrapper passes a function of the context on.
+# A manifold need not be told the whole context: an ellipse may hear of the angle and not of the noise. A small wrapper passes a
+# function of the context on.
 
 
 # %%
@@ -875,7 +874,7 @@ pages.table(
 )
 
 # %% [markdown]
-# Longer training takes away the first reason and leaves the second. On the pairs seen no difference is left to see between the
+# On the pairs seen no difference is left to see between the
 # products and the network that is told nothing: +0.4 points [−1.6, +2.3] for the cylinder, +0.2 [−2.5, +2.9] for the torus. On
 # those never seen together they are behind it by 6.0 [2.4, 9.6] and by 10.0 [9.3, 10.6]. So it is looseness that remains.
 #
@@ -905,8 +904,7 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## Verdict
 #
-# The question was whether the right topology is an inductive bias, and whether the wrong one costs. For two contexts the right
-# product does not pay: cylinder and torus are below a network that is told nothing, and a cylinder is better than the torus on the
+# For two contexts the right product does not pay: cylinder and torus are below a network that is told nothing, and a cylinder is better than the torus on the
 # torus's own task. A reading: a right shape with many points learns more slowly in a fixed number of epochs; held by few
 # contexts, it fits those and lets go of the rest. A plain network, or one that takes the context as an input, has no choice but to
 # generalise.
@@ -930,8 +928,8 @@ Markdown(
 #
 # What limits every chapter is said in {doc}`/book/verdicts`. This chapter's own limits are these.
 #
-# - **Equal epochs.** A shape of $n$ points has $n$ times the weights and does $n$ times the arithmetic in an epoch. A comparison
-#   at equal epochs favours the larger shape where data are many and the smaller one where they are few.
+# - **Equal epochs.** A shape of $n$ points has $n$ times the weights and does $n$ times the arithmetic in an epoch. That favours the
+#   larger shape where data are many and the smaller one where they are few.
 # - **Searches** are short: four rates, half the epochs, one seed. They prefer quick rates, and the longer runs, of three seeds, keep
 #   them.
 # - **One size of everything.** One top level of noise, one grid for each pair of contexts and a quarter of it seen. The initial
@@ -958,8 +956,7 @@ Markdown(
 # ::::
 #
 # ::::{admonition} Exercise 2
-# What is the factor of {eq}`eq-topology-reach` for a product with $B = G_1^{-1} \otimes G_2^{-1}$, and why does a torus's rate
-# $\eta$ have to be a ninth of a plain network's for a step of the same length?
+# Show that a torus's rate $\eta$ has to be a ninth of a plain network's for a step of the same length.
 # :::{dropdown} Solution
 # The basis of a product is $a \otimes b$ and its Gram matrix $G_1 \otimes G_2$, for contexts that are drawn apart. So
 # $\operatorname{tr}(BG) = \operatorname{tr}(I_{n_1}) \operatorname{tr}(I_{n_2}) = n_1 n_2$, which is $3 \cdot 3 = 9$.
