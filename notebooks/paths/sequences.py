@@ -13,9 +13,8 @@
 # %% [markdown]
 # # Twenty tasks in sequence
 #
-# A network learns twenty tasks one after another. *Functionally invariant paths* (FIP) {cite:p}`raghavan2024fip` keep, on a few images of
-# each earlier task, what the network said of them when that task ended. The paper reports 82.5 % for them after twenty tasks, and 45 % for elastic weight
-# consolidation (EWC). Of which question are these the answers: which of five classes an image shows, or which of a hundred?
+# A network learns twenty tasks one after another. *Functionally invariant paths* (FIP) {cite:p}`raghavan2024fip` are reported to end at 82.5 %, elastic weight
+# consolidation (EWC) at 45. Of which question are these the answers: which of five classes an image shows, or which of a hundred?
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
@@ -31,9 +30,8 @@ by_seed = {
 }
 told = by_seed["told"]
 pages.findings(
-    "The question decides more than the method. Told which task an image is from, eight ways of keeping what was learned end between 50 and 66 %; among all hundred"
-    " outputs none is right on more than 11. FIP forgets far less than fine-tuning. Whether it is above EWC, or below DER++ with the same memory, three"
-    " seeds do not decide.",
+    "The question decides more than the method. Told the task, eight ways of keeping what was learned end between 50 and 66 %; among all hundred"
+    " outputs none is above 11. FIP forgets far less than fine-tuning; whether it is above EWC three seeds do not decide.",
     {
         "FIP, among all outputs less told the task": pages.interval(
             by_seed["all"]["FIP"] - told["FIP"], "points"
@@ -62,7 +60,7 @@ plt.show()
 # Nothing in a new task asks for the old ones. So a method must bring along something of them, and the methods differ in what it is:
 #
 # - **Images, and their labels.** Replay learns them again; GEM and A-GEM change each step so that their loss does not rise.
-# - **Images, and what was said of them.** That is FIP; dark experience replay (DER++) takes both outputs and labels.
+# - **Images, and what was said of them** when their task ended. That is FIP; dark experience replay (DER++) takes both outputs and labels.
 # - **Which weights mattered.** EWC holds them by springs; relevance mapping networks (RMN) freeze them.
 # - **The last network itself.** Learning without forgetting (LwF) keeps what it said of the new images. Generative replay keeps another
 #   network, which draws images of the old tasks.
