@@ -94,7 +94,9 @@ def _luminance(colour):
 class TestChapter:
     def test_starts_with_its_only_title(self, path):
         notebook = jupytext.read(path, fmt="py:percent")
+        assert notebook.metadata["kernelspec"]["name"] == "python3", "the header is not closed, and would be shown"
         prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        assert notebook.cells[0].source == prose[0]
         assert prose[0].startswith("# ")
         titles = re.findall(r"^# ", re.sub(r"```.*?```", "", "\n".join(prose), flags=re.DOTALL), re.MULTILINE)
         assert len(titles) == 1
