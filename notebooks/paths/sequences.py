@@ -937,7 +937,7 @@ def interval_bar(ax, values, place, colour, **look):
 #
 # {numref}`fig-sequences-ends` has both answers of each method, {numref}`tab-sequences-ends` the numbers. What to see in them:
 #
-# - **The question.** From told to untold every method but fine-tuning falls by 44 to 57 points with heads apart. Joint training, which forgets nothing since it sees all old images again,
+# - **The question.** From told to untold every method but fine-tuning falls by 44 to 57 points with heads apart. Joint training, which sees all old images again,
 #   falls as far: a loss over five outputs never compares a class with those of another task. The eight ways of keeping lie 15 points apart told the task, and
 #   less than 5 among all.
 # - **The order.** In the mean DER++ and replay lead, joint training above them; FIP, GEM, LwF and A-GEM lie between 54 and 59 %, RMN and EWC below. FIP's
