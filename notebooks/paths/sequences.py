@@ -1184,7 +1184,8 @@ if scale.name == "cpu":
 # - FIP has the highest accuracy: {claim}`1 undecided`. In the mean it leads EWC and RMN and not GEM, and its interval is wide.
 # - FIP learns twenty tasks at 82.5 %: {claim}`2 contradicted`, by 26 points, in a network in which joint training has 69 %.
 # - FIP forgets less than fine-tuning: {claim}`3 reproduced`, by 29 points.
-# - RMN is above EWC after five tasks: {claim}`4 reproduced`. FIP is above generative replay after ten: {claim}`5 reproduced`.
+# - RMN is above EWC after five tasks: {claim}`4 reproduced`. FIP is above generative replay after ten: {claim}`5 reproduced`, though the
+#   table sets FIP at twenty tasks beside it.
 #
 # **What we expected beyond it.**
 #

@@ -760,7 +760,7 @@ def next_setting(tried, best):
     return next(s for s in beyond + beside if s not in tried)
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 99 lines", "code_prompt_hide": "Hide the sweeps"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The sweeps, 100 lines", "code_prompt_hide": "Hide the sweeps"}
 one, three = (dataclasses.replace(scale, seeds=min(scale.seeds, n)) for n in (1, 3))
 alone = ("seeds", "bases", "ranks", "sequence", "sequence_seeds", "sequence_steps")
 alone += ("other_bases",)
@@ -840,6 +840,7 @@ while "joint" in IN_A_ROW:
     best = rates.setting[rates.among.idxmax()]
     if not (ends := edges([t["setting"] for t in tried], best)):
         break
+    assert len(JOINT_RATES) < MOST, f"joint training is at an end: {JOINT_RATES}"
     JOINT_RATES.append(moved(best, 0, 2 * ends[0][1])[0])
 if "joint" in IN_A_ROW:
     grid[IN_A_ROW.index("joint")]["setting"] = list(best)
