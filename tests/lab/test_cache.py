@@ -1,5 +1,6 @@
 """Trained starting points are made once, whatever happens to the file or to the process."""
 
+import functools
 import multiprocessing
 
 import equinox as eqx
@@ -79,6 +80,21 @@ def test_wrong_arguments_are_refused_before_anything_is_made():
     assert not (cache.cache_folder() / "calls").exists()
     with pytest.raises(ValueError, match="another structure"):
         cache.once("base", train, recipe, eqx.nn.MLP(2, 3, 5, 1, key=jax.random.key(0)))
+
+
+def test_what_is_kept_is_never_read_into_another_structure():
+    def make(recipe):
+        return {"a": np.ones(3), "b": np.zeros(3)}
+
+    def like(names):
+        return functools.reduce(lambda tree, name: {**tree, name: np.ones(3)}, names, {})
+
+    assert set(cache.once("two", make, {}, like("ab"))) == {"a", "b"}
+    for names in ("ba", "ab"):
+        assert (cache.once("two", make, {}, like(names))["a"] == 1).all()
+    for other in (like("az"), [np.ones(3)] * 2, {"a": np.ones(3), "b": {"q": np.ones(3)}}):
+        with pytest.raises(ValueError, match="another structure"):
+            cache.once("two", make, {}, other)
 
 
 def test_the_folder_is_the_environments(monkeypatch, tmp_path):

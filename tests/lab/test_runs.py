@@ -744,13 +744,102 @@ def test_layout_and_messages_do_not_count(tmp_path):
         ('        """Add."""\n', ""),
         ("x: float) -> float", "x)"),
         ("is negative", "is less than zero"),
-        ("raise ValueError(f", "raise IndexError(f"),
+        ("if x < 0:", "if x < 1:"),
         ("return x + STEPS", "return (\n            x\n            + STEPS)"),
         ('"x"', "'x'"),
         ('"""An experiment."""', "UNUSED = 7"),
     ]:
         assert CODE.count(old) == 1
         assert fingerprint(load(tmp_path, CODE.replace(old, new)).run) == digest, new
+
+
+REFUSAL = """if x < 0:
+        raise ValueError(f"{x} is negative")
+    return"""
+
+
+@pytest.mark.parametrize(
+    ("refusal", "counts"),
+    [  # what stands in place of "if x < 0: raise …; return"
+        ("return", False),
+        ("if x < 0:\n        raise TypeError('no')\n    return", False),
+        ("if x < 0:\n        words = f'{x}'\n        raise ValueError(words)\n    return", False),
+        ("if x < 0:\n        raise ValueError\n    return", True),  # not as refusals are written
+        ("if x < 0:\n        raise ValueError('a')\n    elif x > 9:\n        raise ValueError('b')\n    return", False),
+        ("for y in (1, 2):\n        if x < y:\n            raise ValueError('no')\n    return", False),
+        ("assert x == x\n    return", False),
+        ("check_number(x)\n    return", False),
+        ("wm.lab.refuse_words(x)\n    return", False),
+        ("if x > 9:\n        _check(x)\n    return", False),
+        ("x = check_number(x)\n    return", True),  # its value is used
+        ("checked(x)\n    return", True),
+        ("if x < 0:\n        raise FloatingPointError('diverged')\n    return", True),  # a chapter may catch it
+        ("if x < 0:\n        x = 1\n    return", True),
+        ("if x < 0:\n        raise ValueError('a')\n    else:\n        x = 1\n    return", True),
+        ("if (x := abs(x)) > 9:\n        raise ValueError('a')\n    return", True),
+        ("for x in (1, 2):\n        x = x + 1\n    return", True),
+        ("while x < 0:\n        raise ValueError('a')\n    return", True),
+        (
+            "try:\n        if x < 0:\n            raise ValueError('a')\n    except ValueError:\n        x = 1\n    return",
+            True,
+        ),
+        ("with suppress(ValueError):\n        check_number(x)\n    return", True),
+    ],
+)
+def test_what_refuses_an_argument_does_not_count(tmp_path, refusal, counts):
+    assert CODE.count(textwrap.indent(REFUSAL, "    ").lstrip()) == 1
+    text = CODE.replace(textwrap.indent(REFUSAL, "    ").lstrip(), textwrap.indent(refusal, "    ").lstrip())
+    digest, other = (fingerprint(load(tmp_path, source).run) for source in (CODE, text))
+    assert (digest != other) == counts
+
+
+def test_within_what_may_catch_it_a_refusal_counts(tmp_path):
+    source = """
+        def run(config, key):
+            try:
+                if config["x"] < LIMIT:
+                    raise ValueError("low")
+                y = 1
+            except ValueError:
+                y = 2
+            return {"metrics": {"y": y}, "data": "none"}
+    """
+    digests = [fingerprint(load(tmp_path, source.replace("LIMIT", limit)).run) for limit in "12"]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize(
+    ("caught", "counts"),
+    [
+        ("try:\n        y = outer(x)\n    except ValueError:\n        y = 2", True),
+        ("try:\n        y = outer(x)\n    except (KeyError, TypeError):\n        y = 2", True),
+        ("try:\n        y = outer(x)\n    except:\n        y = 2", True),
+        ("with contextlib.suppress(ValueError):\n        y = outer(x)", True),
+        ("try:\n        y = outer(x)\n    except FloatingPointError:\n        y = 2", False),
+        ("try:\n        y = x\n    except ValueError:\n        y = outer(x)", False),
+        ("with precision(x):\n        y = outer(x)", False),
+    ],
+)
+def test_what_is_called_where_refusals_are_caught_counts_with_them(tmp_path, caught, counts):
+    """A chapter may take what a function of the library refuses for a run that has failed."""
+    source = f"""
+import contextlib
+
+def inner(x):
+    if x < LIMIT:
+        raise ValueError("low")
+    return x
+
+def outer(x):
+    return inner(x) + 1
+
+def run(config, key):
+    x, y = config["x"], 0
+    {caught}
+    return {{"metrics": {{"y": y}}, "data": "none"}}
+"""
+    digests = [fingerprint(load(tmp_path, source.replace("LIMIT", limit)).run) for limit in "12"]
+    assert (digests[0] != digests[1]) == counts
 
 
 @pytest.mark.parametrize(
@@ -787,7 +876,6 @@ def test_what_is_computed_counts(tmp_path):
     for old, new in [
         ("STEPS = 3", "STEPS = 4"),
         ("return x + STEPS", "return x - STEPS"),
-        ("x < 0", "x < 1"),
         ("self.weight * helper(x)", "helper(x)"),
         ("wm.Ellipse()", "wm.Line()"),
         ("Net(2.0)", "Net(2.5)"),
@@ -848,9 +936,17 @@ def test_what_another_library_keeps_while_it_runs_is_no_part_of_the_digest(tmp_p
 
 
 def test_the_digest_of_what_keeps_a_result_has_nothing_of_how_digests_are_made():
-    parts = fingerprints._parts(wm.lab.cache.once)[0]
-    assert not [place for place in parts if place[0] == "wmlib.lab.fingerprints"]
-    assert ("wmlib.lab.cache", "once") in parts or ("", "once") in parts
+    """Nor of where it is kept: a cache decides nothing of what it keeps."""
+
+    def run(config, key):
+        return {"metrics": wm.lab.cache.once("name", square, config, key), "data": "none"}
+
+    parts = fingerprints._parts(run)[0]
+    assert not [place for place in parts if place[0] in ("wmlib.lab.fingerprints", "wmlib.lab.cache")]
+    assert ("", "square") in parts
+    parts = fingerprints._parts(wm.walk_sequence)[0]
+    assert not [place for place in parts if place[1] in ("_digest", "_program", "_read", "_write", "digest")]
+    assert [place for place in parts if place[1] == "Beside"]
 
 
 def test_variables_of_an_enclosing_function_count():
@@ -933,7 +1029,9 @@ def test_a_modules_rules_count_where_one_of_its_classes_is_reached(monkeypatch, 
     monkeypatch.setattr(
         inspect, "getsource", lambda what: source(what).replace("len(lengths) != 1", "len(lengths) != 2")
     )
-    assert fingerprint(run) != digest  # `check_inputs`, by itself or with its module
+    assert fingerprint(run) == digest  # a refusal, of `check_inputs`
+    monkeypatch.setattr(inspect, "getsource", lambda what: source(what).replace("else gathered(inputs)", "else inputs"))
+    assert fingerprint(run) != digest  # `remember`, by itself or with its module
 
 
 def test_wrapped_functions_are_seen_through(tmp_path):

@@ -378,10 +378,31 @@ def test_only_seeds_that_both_sides_have_are_compared():
     assert (outcome.mean, outcome.seeds) == (50, 4)
 
 
-def test_a_run_that_diverged_is_no_run():
-    rows = frame(A=[1.0, np.nan, 3.0, 4.0], B=[0.5, 1.5, 2.5, 3.5])
+@pytest.mark.parametrize("side", ["A", "B"])
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_seeds_without_a_number_are_never_left_out_unseen(side, seeds):
+    values = {"A": [0.9] * seeds, "B": [0.7] * seeds}
+    values[side][1:] = [np.nan] * (seeds - 1)
+    judgement = judge(claim("higher"), frame(**values))
+    assert judgement.value == "not tested"
+    assert not judgement.is_test
+    listed = ", ".join(map(str, range(1, seeds)))
+    assert judgement.missing[0].endswith(f"has no number at {seeds - 1} of {seeds} seeds ({listed})")
+
+
+def test_seeds_without_a_number_decide_nothing_where_the_other_side_has_none():
+    rows = frame(A=[1.0, 3.0, 4.0, np.nan], B=[0.5, 2.5, 3.5])
     (outcome,) = judge(claim("higher"), rows).comparisons
     assert outcome.seeds == 3
+
+
+def test_the_seeds_of_a_side_are_of_the_same_data():
+    rows = frame(A=[0.9] * 3, B=[0.7] * 3)
+    rows["data"] = ["one"] * 3 + ["another"] * 3  # two sides may differ on purpose
+    assert judge(claim("higher"), rows).value == "reproduced"
+    rows.loc[1, "data"] = "another"
+    with pytest.raises(ValueError, match=r"method A.* were computed on different data: another; one"):
+        judge(claim("higher"), rows)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from wmlib.lab.records import append_row, content_digest, leads_to, read_lines, read_rows
-from wmlib.lab.verify import differences, methods
+from wmlib.lab.verify import _within, differences, methods
 
 pytestmark = pytest.mark.processes
 
@@ -256,6 +257,21 @@ def test_two_processes_share_a_sample_and_a_killed_one_goes_on(project):
     assert [process.wait() for process in both] == [0, 0]
     assert len(read_lines(project / "book" / "results" / "equivalences.jsonl", ())) == 1
     assert len(read_lines(kept, ())) == 2  # each run of the sample once
+
+
+@pytest.mark.parametrize("broken", [{"loss": [1.0, 0.5]}, {"loss": [1.0, None, 0.2]}, {}])
+def test_a_start_that_is_not_like_the_others_allows_nothing(broken, tmp_path):
+    """A start without a number for chance does not let every difference through."""
+    old = {"metrics": {}, "curves": {"loss": [1.0, 0.5, 0.2]}}
+    kept = {
+        ("from", 0): old,
+        ("from", 1): {"metrics": {}, "curves": broken},
+        ("to", 0): {"metrics": {}, "curves": {"loss": [9.0, 9.0, 9.0]}},
+    }
+    sample = types.SimpleNamespace(entry={"experiment": "e"}, line={}, results=lambda side, start: [kept[side, start]])
+    assert not _within(sample, 1, tmp_path)
+    assert "loss differ" in sample.entry["how"]
+    assert not (tmp_path / "equivalences.jsonl").exists()
 
 
 def test_differences_leave_time_out_and_see_what_is_missing():

@@ -244,6 +244,19 @@ def test_a_penalised_objective_is_the_sum_of_both(strength, batch, count):
         assert float(both.value(net, (draw, rows))) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (2,), (2, 1)])
+def test_a_loss_of_one_example_is_one_number(shape):
+    """A mean over examples would be one over its entries, too."""
+
+    def loss(output, label):
+        return jnp.broadcast_to(output[:1] - label.astype(output.dtype), shape[::-1] if len(shape) > 1 else shape)
+
+    task = Task(operator.call, X, LABELS, 4, lambda o, y: jnp.sum(loss(o, y)))
+    assert task.value(network(), jnp.arange(4)).shape == ()
+    with pytest.raises(ValueError, match="one example and must return one number"):
+        Task(operator.call, X, LABELS, 4, loss).value(network(), jnp.arange(4))
+
+
 def test_a_penalty_that_looks_at_all_draws_no_rows():
     start = network(1)
     pull = Penalised(
@@ -282,6 +295,8 @@ def test_walks_of_all_strengths_share_one_program():
         ({"batch": 0}, ValueError, "between 1 and"),
         ({"kept": (X, X[:3])}, ValueError, "give count"),
         ({"kept": None}, ValueError, "give count"),
+        ({"count": 13}, ValueError, "count is 13, and the longest array of what is kept has 12 rows"),
+        ({"kept": {"x": X, "y": LABELS[:3]}, "count": 13}, ValueError, "longest array of what is kept has 12 rows"),
     ],
 )
 def test_arguments_of_a_penalised_objective_are_refused_with_the_cure(change, error, says):

@@ -1,8 +1,11 @@
 """Walks over a sequence of tasks: against the same written out, and through kills."""
 
+import copy
+import functools
 import operator
 import subprocess
 import sys
+import types
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 
 import wmlib as wm
 from wmlib.paths import sequences
+from wmlib.paths._same import digest
 
 KEY = jax.random.key(3)
 SGD = optax.sgd(0.03, momentum=0.9)
@@ -172,6 +176,175 @@ def test_a_folder_sees_what_closures_hide(tmp_path):
         equal(found, ends(*settled, folder=tmp_path))
         equal(found, ends(*settled))
     assert len([*tmp_path.iterdir()]) == 2 * len(different)
+
+
+def of_closure(c):
+    def loss(output, label):
+        return c * wm.objectives.cross_entropy(output, label)
+
+    return loss
+
+
+def of_default(c):
+    def loss(output, label, factor=c):
+        return factor * wm.objectives.cross_entropy(output, label)
+
+    return loss
+
+
+def of_inner(c):
+    factor = {"of": [c]}
+
+    def scaled(x):
+        return factor["of"][0] * x
+
+    return lambda output, label: scaled(wm.objectives.cross_entropy(output, label))
+
+
+def of_code(c):
+    return types.FunctionType(compile(f"{c} * x", "edited.py", "eval"), {"__name__": "edited"}, "loss")
+
+
+def of_global(c):
+    scope: dict[str, Any] = {"__name__": "edited", "FACTOR": c}
+    exec("def inner(x):\n    return FACTOR * x\ndef loss(x, y):\n    return inner(x) - y", scope)
+    return scope["loss"]
+
+
+def of_class(c):
+    scope: dict[str, Any] = {"__name__": "edited"}
+    exec(f"class Scaled:\n    def __call__(self, x):\n        return {c} * x", scope)
+    return scope["Scaled"]()
+
+
+def of_jvp(c):
+    @jax.custom_jvp
+    def same(x):
+        return x
+
+    same.defjvp(lambda primals, tangents: (primals[0], c * tangents[0]))
+    return same
+
+
+class Times:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def call(self, net, x):
+        return self.factor * net(x)
+
+
+class Named(wm.objectives.AbstractObjective):
+    names: Any = eqx.field(static=True)
+
+    def draws(self, key):
+        return iter(())
+
+    def value(self, weights, draw):
+        return jnp.float32(len(self.names))
+
+
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [
+        (made, kept)
+        for made in (of_closure, of_default, of_code, of_global, of_class, of_inner)
+        for kept in (lambda x: [x], jax.jit, lambda x: x)
+    ][:-1],  # a function that stands alone may keep notes in a mapping
+)
+def test_functions_are_told_apart_by_what_they_compute(made, kept):
+    one, again, other = (digest(b"", kept(made(c))) for c in (1, 1, 9))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda c: wm.objectives.Task(operator.call, X[0], LABELS[0], 4, loss=of_closure(c)),
+        lambda c: wm.objectives.Penalised(TASKS[0], lambda w, kept, rows: c * jnp.sum(kept[rows]), X[0], batch=4),
+        lambda c: wm.paths.distances.OutputDistance(lambda a, b: c * jnp.sum((a - b) ** 2)),
+        lambda c: wm.ExactDirections(1.0, lambda step: c / (1 + step)),
+        lambda c: wm.PenalisedDescent(optax.inject_hyperparams(optax.sgd)(learning_rate=c), 1.0),
+        lambda c: wm.PenalisedDescent(optax.adagrad(0.1, initial_accumulator_value=c), 1.0),
+        lambda c: wm.PenalisedDescent(optax.chain(optax.add_noise(0.1, 0.5, c), SGD), 1.0),
+        lambda c: wm.PenalisedDescent(optax.sgd(optax.linear_schedule(0.1, c, 9)), 1.0),
+        lambda c: Named(frozenset({"a", c})),
+        lambda c: Named(complex(c)),
+        lambda c: [np.array(["a", c], object)],
+        lambda c: Named({"b": {c}}),
+        lambda c: Times(c).call,
+        lambda c: functools.partial(Times(2).call, c),
+        lambda c: of_jvp(c),
+        lambda c: jax.random.key(c),
+        lambda c: jnp.asarray(c, jnp.bfloat16),
+        lambda c: of_closure(jnp.full(3, c)),
+    ],
+)
+def test_settings_are_told_apart_by_their_values(made):
+    one, again, other = (digest(b"", made(c)) for c in (1, 1, 2))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda c: jax.jit(lambda net, x: net(x) * jnp.array([1.0, c])),
+        lambda c: lambda net, x: jax.jit(lambda y: y * jnp.array([1.0, c]))(net(x)),
+        lambda c: lambda net, x: net(x) if len(x) == 3 else c * net(x),
+    ],
+)
+def test_programs_are_told_apart_by_constants_within_them_and_by_what_one_input_does_not_show(made):
+    net = eqx.nn.Linear(3, 2, key=KEY)
+    one, again, other = (digest(b"", sequences._program(made(c), net, X[0, 0])) for c in (1.0, 1.0, 3.0))
+    assert one == again != other
+
+
+@settings(max_examples=60)
+@given(st.recursive(st.integers(0, 2) | st.booleans() | st.text("ab", max_size=2), lambda x: st.lists(x, max_size=3)))
+def test_equal_values_have_one_digest_and_others_another(value):
+    assert digest(b"", value) == digest(b"", copy.deepcopy(value))
+    assert digest(b"", value) != digest(b"", [value])
+    assert digest(b"", value) != digest(b"1", value)
+    assert digest(b"", value, 0) != digest(b"", 0, value) or repr(value) == "0"
+
+
+def test_a_maker_of_tasks_may_note_that_it_was_called():
+    notes = []
+
+    def makes(ends):
+        notes.append(len(ends))
+        return TASKS[0]
+
+    first = digest(b"", makes)
+    makes(())
+    assert digest(b"", makes) == first
+
+
+def test_what_refers_to_itself_has_a_digest():
+    loop: list[Any] = [1]
+    loop.append(loop)
+
+    def recursive(n):
+        return n and recursive(n - 1)
+
+    assert digest(b"", loop) != digest(b"", [1])
+    assert digest(b"", recursive) == digest(b"", recursive)
+
+
+def test_keys_in_the_weights_are_kept(tmp_path):
+    net = {"w": jnp.ones(3), "key": jax.random.key(3), "other": jax.random.key(1, impl="rbg")}
+    sequences._write(tmp_path / "a.npz", net)
+    found = sequences._read(tmp_path / "a.npz", net)
+    assert found is not None
+    for name in ("key", "other"):
+        assert jax.random.key_impl(found[name]) == jax.random.key_impl(net[name])
+        equal(jax.random.key_data(found[name]), jax.random.key_data(net[name]))
+
+
+def test_renewed_outputs_are_those_of_penalised_descent_alone():
+    how: Any = dict(method=wm.ExactDirections(0.1, 0.01), steps=1, key=KEY, renew=True)
+    with pytest.raises(ValueError, match="renew is for PenalisedDescent; ExactDirections always keeps"):
+        wm.walk_sequence(operator.call, NET, TASKS, MEMORIES, **how)
 
 
 RELU = """

@@ -85,9 +85,10 @@ def once(name: str, make: Callable[[Mapping[str, Any]], PyTree], recipe: Mapping
     except (TypeError, ValueError) as error:
         raise ValueError(f"the recipe must hold numbers, texts, lists and the like: {error}") from error
     shapes = [(x.shape, jnp.dtype(x.dtype).name) for x in jax.tree.leaves(eqx.filter(like, eqx.is_array))]
+    places = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(eqx.filter(like, eqx.is_array))]
     if lacking := {dtype for _, dtype in shapes if not hasattr(np, dtype)}:
         raise ValueError(f"arrays of {', '.join(sorted(lacking))} cannot be kept; cast them to float32")
-    key = hashlib.sha256(f"{words} {fingerprint(make)} {shapes}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{words} {fingerprint(make)} {shapes} {places}".encode()).hexdigest()[:16]
     path = cache_folder() / f"{name}-{key}.weights"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):

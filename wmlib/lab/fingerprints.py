@@ -8,11 +8,12 @@ import functools
 import hashlib
 import inspect
 import linecache
+import re
 import symtable
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +22,10 @@ import numpy as np
 
 from .presets import Preset
 
+# Modules, and functions, that only find what has been computed already.
+_FINDS = {"wmlib.lab.fingerprints.", "wmlib.lab.cache.", "wmlib.paths._same."}
+_FINDS |= {f"wmlib.paths.sequences.{name}" for name in ("_digest", "_program", "_updates", "_write", "_read")}
+
 _CONSTANTS = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
 _CONSTANTS += (np.ndarray, np.generic, jax.Array, functools.partial)
 
@@ -28,9 +33,12 @@ _CONSTANTS += (np.ndarray, np.generic, jax.Array, functools.partial)
 def fingerprint(function: Callable) -> str:
     """A digest of the code that a function reaches: itself, and what it names in its own module and in wmlib.
 
-    Docstrings, comments, annotations of arguments, error messages and layout do not count; constants count by their
-    value, also those it finds in an enclosing function, in a container or in a field of a dataclass. What another library
-    keeps while it runs (`sys.modules`) does not.
+    Docstrings, comments, annotations of arguments, error messages and layout do not count, nor does what refuses an
+    argument: `if … : raise ValueError(…)` (or `TypeError`) outside `try`, `assert`, and calls of `check…` and `refuse…`
+    whose value is not used. A run that was recorded has passed them all; in what is called where `ValueError` or
+    `TypeError` are caught, they count. Constants count by their value, also those it
+    finds in an enclosing function, in a container or in a field of a dataclass. What another library keeps while it runs
+    (`sys.modules`) does not.
 
     **Raises:** `ValueError` if there is no source to read, as for a function typed at a prompt.
     """
@@ -58,16 +66,22 @@ def _parts(function: Callable) -> tuple[dict[tuple[str, str], str], list[tuple[s
     since rules act on instances. Its functions alone are definitions like any other.
     """
     whole: set[str] = set()
+    caught: set[tuple[str, str]] = set()
     while True:
-        parts, bare, registering = _reached(function, whole)
-        if registering <= whole:
+        parts, bare, registering, catching = _reached(function, whole, caught)
+        if registering <= whole and catching <= caught:
             return parts, bare
         whole |= registering
+        caught |= catching
 
 
-def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]], set[str]]:
-    """The same, where some modules count as a whole; and those that register rules for classes which are reached."""
+def _reached(
+    function: Callable, whole: set[str], caught: set[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]], set[str], set[tuple[str, str]]]:
+    """The same, where some modules count as a whole, and some definitions with what they refuse; and those that register
+    rules for classes which are reached, and those that are called where refusals are caught."""
     registering: set[str] = set()
+    catching: set[tuple[str, str]] = set()
     function = inspect.unwrap(function)
     home = getattr(function, "func", function).__module__
     parts: dict[tuple[str, str], str] = {}
@@ -97,8 +111,8 @@ def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str],
         definition = value if isinstance(value, type) else _unwrap(value)
         if not isinstance(definition, (types.FunctionType, type)):
             return repr(value) if isinstance(value, float) else type(value).__qualname__
-        # Not this module: how a digest is made decides where a cache looks, and nothing of what is computed.
-        if definition.__module__ == "wmlib.lab.fingerprints":
+        # How work that is done is found again decides nothing of what is computed.
+        if f"{definition.__module__}." in _FINDS or f"{definition.__module__}.{definition.__qualname__}" in _FINDS:
             return definition.__qualname__
         if definition.__module__ == home or definition.__module__.startswith("wmlib."):
             module = _registering_module(definition)
@@ -126,10 +140,21 @@ def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str],
         place = ("" if module.__name__ == home else module.__name__, name)
         if place in parts:
             continue
-        tree = _Essence().visit(ast.parse(_source(definition)))
+        try:
+            asked = (module.__name__, name) in caught
+            tree = _Essence(asked).visit(ast.parse(_source(definition)))
+        except SyntaxError as error:  # a part of a statement, such as a lambda on the line of `try:`
+            raise ValueError(
+                f"the code of {definition!r} cannot be followed; give a function that def makes"
+            ) from error
         parts[place] = _text(tree)
         scope, among = {**vars(module), **_enclosing(definition)}, _free_names(parts[place])
         found: dict[str, tuple[str, str]] = {}
+        for node in ast.walk(tree) if asked else _where_refusals_are_caught(tree):
+            if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
+                value = _resolve(node, scope)
+                if isinstance(value, (types.FunctionType, type)):
+                    catching.add((value.__module__, value.__qualname__))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
                 value = _resolve(node, scope)
@@ -144,7 +169,21 @@ def _reached(function: Callable, whole: set[str]) -> tuple[dict[tuple[str, str],
                     parts[(place[0], text)] = spell(value)
                     found[text] = (_Unplaced(scope, among).name(node), spell(value, placed=False))
         bare += [(name, _text(_Unplaced(scope, among).visit(tree))), *found.values()]
-    return parts, bare, registering
+    return parts, bare, registering, catching
+
+
+def _where_refusals_are_caught(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes within `try` whose handlers take `ValueError` or `TypeError`, and within `with suppress(…)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Try, ast.TryStar)):
+            taken = [part for handler in node.handlers for part in ast.walk(handler.type or ast.Name("Exception"))]
+        elif isinstance(node, ast.With):
+            taken = [part for item in node.items for part in ast.walk(item.context_expr)]
+        else:
+            continue
+        if {getattr(part, "id", "") for part in taken} & {"ValueError", "TypeError", "Exception", "BaseException"}:
+            for statement in node.body:
+                yield from ast.walk(statement)
 
 
 def _source(definition: Any) -> str:
@@ -223,19 +262,62 @@ def _enclosing(definition: Any) -> dict[str, Any]:
 
 
 class _Essence(ast.NodeTransformer):
-    """What a definition computes: without docstrings, annotations of arguments and error messages."""
+    """What a definition computes: without docstrings, annotations of arguments, error messages and refusals."""
+
+    def __init__(self, caught: bool = False):
+        self.caught = int(caught)  # how many statements are around that may catch what is raised
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
+        # What refuses within `try` decides what is done next.
+        catches = isinstance(node, (ast.Try, ast.TryStar, ast.With))
+        self.caught += catches
         super().generic_visit(node)
+        self.caught -= catches
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+            node.body = node.body[1:]
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.arg):
             node.annotation = None
         if isinstance(node, ast.Raise):
             node.exc = node.cause = None
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.With)) and not node.body:
+            node.body.append(ast.Pass())
         return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if not self.caught and _refuses(node):
+            return None
+        self.generic_visit(node)
+        walrus = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
+        return node if node.orelse or walrus or not _idle(node.body) else None
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        name = getattr(node.value, "func", None)
+        name = name.id if isinstance(name, ast.Name) else name.attr if isinstance(name, ast.Attribute) else ""
+        checks = re.match("_?(check|refuse)(_|$)", name) is not None
+        return None if checks and not self.caught else self.generic_visit(node)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST | None:
+        return None if not self.caught else self.generic_visit(node)
+
+    def visit_For(self, node: ast.For) -> ast.AST | None:
+        self.generic_visit(node)
+        return node if node.orelse or not _idle(node.body) else None
+
+
+def _idle(body: list[ast.stmt]) -> bool:
+    return all(isinstance(statement, ast.Pass) for statement in body)
+
+
+def _refuses(node: ast.stmt) -> bool:
+    """Whether a statement does nothing but raise `ValueError` or `TypeError`, or let pass."""
+    if not isinstance(node, ast.If) or any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test)):
+        return False
+    last = node.body[-1]
+    error = last.exc.func if isinstance(last, ast.Raise) and isinstance(last.exc, ast.Call) else None
+    raises = isinstance(error, ast.Name) and error.id in ("ValueError", "TypeError")
+    return raises and all(map(_refuses, node.orelse))
 
 
 class _Unplaced(ast.NodeTransformer):

@@ -65,18 +65,19 @@ def sweep(
     - `executor`: anything whose `submit(function, *arguments)` gives an object with `done()`, `result()` and
       `cancel()`: every `concurrent.futures.Executor`, and submitit's. Default: one run after another in this process.
       One that uses other processes must be able to import `run`, and must start them without forking this one.
-    - `compute`: whether missing runs may be computed. Default: yes, unless `WMLIB_RECORDED_ONLY` is set (as when the
-      book is built) and the preset is not "quick".
+    - `compute`: whether missing runs may be computed. Default: yes, unless `WMLIB_RECORDED_ONLY` is set, and not to 0 (as when
+      the book is built) and the preset is not "quick".
     - `together`: `run(config, keys)` takes the keys of all missing seeds of a configuration at once, as one array, and
       returns a sequence of results, one for each: for training many networks as one program under `jax.vmap`.
 
     **Returns:** a frame with a row for each run in the order of the grid, then seeds: the configuration, `seed`, the
     metrics (NaN where one was not finite), the curves, `seconds`, `device`, `data`, `stale` (the row was computed by
-    code that has changed since, and no recorded equivalence carries it to today's). A metric hides a setting of the
-    same name.
+    code that has changed since, and no recorded equivalence carries it to today's). A curve hides a metric of the
+    same name, and that a setting.
 
-    **Raises:** `ValueError` for an empty grid, a configuration that is not JSON or that occurs twice, or a damaged
-    record file; `OSError` for a folder that cannot be written, before anything is computed; `LookupError` if runs are
+    **Raises:** `ValueError` for an empty grid, a configuration that is not JSON or that occurs twice, a damaged
+    record file, a result that is none (metrics and data are missing, or a metric or curve is called like a column of its
+    own), or seeds of one configuration that were computed on different data; `OSError` for a folder that cannot be written, before anything is computed; `LookupError` if runs are
     missing and may not be computed. An exception of `run` is passed on; what was recorded before stays.
     """
     configs = _configurations(grid)
@@ -84,7 +85,7 @@ def sweep(
     code = fingerprint(run)
     wanted = [(config, seed) for config in configs for seed in range(preset.seeds)]
     if compute is None:
-        compute = preset.name == "quick" or not os.environ.get("WMLIB_RECORDED_ONLY")
+        compute = preset.name == "quick" or os.environ.get("WMLIB_RECORDED_ONLY", "0") in ("", "0")
     refresh = preset.name == "quick" or os.environ.get("WMLIB_RERUN") == "stale"
 
     def recorded() -> dict[str, dict[str, Any]]:
@@ -120,7 +121,18 @@ def sweep(
         rows = recorded()
         if lost := [w for w in wanted if identity(*w) not in rows]:
             raise LookupError(f"{len(lost)} rows of {name!r} vanished from {path} during the sweep; start it again")
+    for config in configs:
+        _check_same_data(name, config, [rows[identity(config, seed)] for seed in range(preset.seeds)])
     return pd.DataFrame([_flat(rows[identity(config, seed)]) for config, seed in wanted])
+
+
+def _check_same_data(name: str, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `ValueError` if rows of one configuration tell of different data; rows from before they told pass."""
+    if len(told := sorted({row["data"] for row in rows if isinstance(row.get("data"), str)})) > 1:
+        raise ValueError(
+            f"the seeds of {name!r} at {config} were computed on different data ({'; '.join(told)}); compute them on the same,"
+            " withdraw the others (wmlib.lab.records.withdraw), or name the data in the configuration"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +180,10 @@ class _Task:
                     raise ValueError(
                         f"run must return 'data', what tells its data from others, got {result.get('data')!r:.200}; give"
                         " the fingerprint of load_dataset or load_splits, or 'synthetic: <how they are made>'"
+                    )
+                if taken := {*result["metrics"], *result.get("curves", {})} & {*_COLUMNS}:
+                    raise ValueError(
+                        f"{', '.join(sorted(taken))} names a column of its own; call the metric or curve something else"
                     )
             where = circumstances(Path.cwd())
             for seed, result in zip(seeds, results, strict=True):

@@ -261,6 +261,11 @@ def _own(tokenizer: Any) -> tuple[Any, dict[str, Any]]:
                 else f"the tokenizer must be a tokenizers.Tokenizer, a fast tokenizer of transformers or a folder that"
                 f" holds tokenizer.json, got {kind}"
             )
+        if getattr(backend, "encode_special_tokens", False):
+            raise ValueError(
+                "the tokenizer splits special tokens that it finds in texts (encode_special_tokens, or split_special_tokens of"
+                " transformers), which its tokenizer.json cannot hold; set that to False"
+            )
         try:
             text = backend.to_str()
             ours = tokenizers.Tokenizer.from_str(text)

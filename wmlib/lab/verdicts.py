@@ -290,7 +290,8 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
     - "partly" if some are shown and the others undecided,
     - "undecided" if none is decided.
 
-    With fewer than three seeds for any of them, or than one where it is deterministic, it is "not tested".
+    With fewer than three seeds for any of them, or than one where it is deterministic, it is "not tested"; so it is where
+    a run of any of the seeds has no number, as one that diverged.
 
     **Arguments:** `rows`, what `sweep` returned; one frame, or a mapping of experiments to frames.
 
@@ -305,6 +306,11 @@ def judge(claim: Claim, rows: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Judg
         constant = dict.fromkeys(a, float(comparison.b.get("value", math.nan)))
         b, *counts_b = (constant, 0, 0) if "value" in comparison.b else _values(comparison.b, frames, enough)
         seeds = sorted(a.keys() & b.keys())
+        # Which seeds have no number may hang on the method: what is left would be chosen by what is asked.
+        if lost := [seed for seed in seeds if math.isnan(a[seed]) or math.isnan(b[seed])]:
+            listed = ", ".join(map(str, lost))
+            missing.append(f"{_against(comparison)} has no number at {len(lost)} of {len(seeds)} seeds ({listed})")
+            continue
         if len(seeds) < enough:
             missing.append(f"{_against(comparison)} has {len(seeds)} of {enough} seeds")
             continue
@@ -603,7 +609,8 @@ def _words(side: Mapping[str, Any]) -> str:
 def _values(
     side: Mapping[str, Any], frames: Mapping[str, pd.DataFrame], enough: int
 ) -> tuple[dict[int, float], int, int]:
-    """A metric by seed, for the runs with the settings of a side; how many are stale, and how many tell no data."""
+    """A metric by seed (NaN where a run diverged, or has none), for the runs with the settings of a side; how many are
+    stale, and how many tell no data."""
     frame = frames.get(side["experiment"])
     if frame is None or len(set(frame["seed"])) < enough:
         return {}, 0, 0
@@ -622,9 +629,12 @@ def _values(
         number: Any = row[name]
         for place in filter(None, index.split("][")):  # entries of a curve
             number = number[int(place)] if isinstance(number, list) and int(place) < len(number) else math.nan
-        if _is_number(number):  # not where a run diverged, or has no such metric
-            values[seed], stale = float(number), stale + bool(row.get("stale"))
-            untold += "data" in row and not isinstance(row["data"], str)
+        values[seed] = float(number) if _is_number(number) else math.nan
+        stale += bool(row.get("stale"))
+        untold += "data" in row and not isinstance(row["data"], str)
+    told = {row["data"] for (row,) in found.values() if isinstance(row.get("data"), str)}
+    if len(told) > 1:
+        raise ValueError(f"the seeds of {_words(side)} were computed on different data: {'; '.join(sorted(told))}")
     return values, stale, untold
 
 

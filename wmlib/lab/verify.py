@@ -472,7 +472,11 @@ def _within(sample: _Sample, starts: int, folder: Path) -> bool:
     apart = _largest([*zip(new, old, strict=True)])
     chance = _largest([pair for other in moved if other is not None for pair in zip(other, old, strict=True)])
     parts = [{**r["metrics"], **r["curves"]} for r in old]
-    allowed = {k: max(chance[k], _LAST_PLACES * max(_size(r.get(k)) for r in parts)) for k in apart}
+    # A start that leaves a curve of another length, or a metric without a value, measures nothing.
+    allowed = {
+        k: max(chance[k] if math.isfinite(chance[k]) else 0.0, _LAST_PLACES * max(_size(r.get(k)) for r in parts))
+        for k in apart
+    }
     if beyond := {k: v for k, v in apart.items() if v > allowed[k]}:
         worst = max(beyond, key=lambda k: beyond[k] / max(allowed[k], 1e-300))
         sample.entry["how"] = (

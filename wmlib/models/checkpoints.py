@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from .._counts import check_count
 from .transformer import (
     HEADS,
     ClassificationHead,
@@ -126,6 +127,8 @@ def load_pretrained(
         raise ValueError('a new head needs key=jax.random.key(0), and classes=...; head="words" takes no classes')
     if head is None and classes is not None:
         raise ValueError('classes belong to a new head; give head="classification" and a key')
+    if classes is not None:
+        check_count("classes", classes)
     weights = _renamed(_read_weights(folder))
     tied = config.get("tie_word_embeddings", True)
     own = _own_head(config, weights, kind) if head is None else head

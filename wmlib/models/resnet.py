@@ -66,7 +66,8 @@ class ResNet(eqx.Module):
 
     In place of batch normalisation, which keeps a state (see `modulate`), stand a gain and a shift for each channel
     after `norm="layer"`, which normalises the channels of each position by themselves, or `norm="group"`, which
-    normalises groups of 16 channels (all of them where there are fewer) over all positions.
+    normalises groups over all positions: of `c` channels gcd(c, max(1, ⌊c/16⌋)) groups, which are of 16 where 16 divides `c`, and one
+    of all where there are fewer.
 
     **Reference:** He et al. (2016), Deep Residual Learning for Image Recognition; Ba et al. (2016), Layer
     Normalization; Wu & He (2018), Group Normalization.

@@ -79,6 +79,13 @@ def logits_of(f: Callable[..., Any], weights: PyTree, inputs: PyTree) -> Array:
     return wide(gathered(jax.vmap(one)(jax.tree.map(jnp.asarray, inputs))))
 
 
+def check_finite(name: str, tree: Any) -> None:
+    """Raise `ValueError` for floating-point numbers that are not finite; traced ones are let pass."""
+    arrays = [x for x in jax.tree.leaves(tree) if eqx.is_inexact_array(x)]
+    if not any(isinstance(x, Tracer) for x in arrays) and not all(bool(jnp.isfinite(x).all()) for x in arrays):
+        raise ValueError(f"{name} holds numbers that are not finite; look where training diverged, and lower its rate")
+
+
 def check_memories(inputs: PyTree, beside: Any = None) -> None:
     """Raise `ValueError` unless all arrays share a first axis, that is not empty."""
     lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves((inputs, beside))}

@@ -132,9 +132,20 @@ class Task(AbstractObjective):
             if self.span is not None:
                 check_logits(output)
                 check_labels(np.array(self.span), len(output))
+            _check_loss(self.loss, output, y)
             return self.loss(output, y)
 
         return jnp.mean(wide(jax.vmap(one)(inputs, labels)))
+
+
+def _check_loss(loss, output, label):
+    """Raise `ValueError` unless a loss of one example is one number: a mean would be taken over its entries, too."""
+    found = None if loss is cross_entropy else jax.eval_shape(loss, output, label)
+    if found is not None and getattr(found, "shape", None) != ():
+        raise ValueError(
+            "loss is called with the output and the label of one example and must return one number, got"
+            f" {eqx.tree_pformat(found)}; sum over what it returns, or give labels of the shape of the outputs"
+        )
 
 
 @final
@@ -174,7 +185,7 @@ class Penalised(AbstractObjective):
         - `count`: of how many rows they are drawn, from the first; default: the length of the arrays of `kept`.
 
         **Raises:** `TypeError` for what is no objective or cannot be called; `ValueError` for a strength that is negative or
-        not finite, a batch that is not between 1 and the count, or a `kept` whose length is not known.
+        not finite, a batch that is not between 1 and the count, a `kept` whose length is not known, or a count beyond its longest array.
         """
         if not isinstance(objective, AbstractObjective):
             raise TypeError(f"objective must be one of wm.objectives, got {objective!r}")
@@ -190,6 +201,7 @@ class Penalised(AbstractObjective):
         if batch is not None:
             count = check_count("count", count)
             batch = check_count("batch", batch, 1, count)
+            _check_rows(count, kept)
         self.objective, self.penalty, self.kept = objective, penalty, kept
         self.strength = jnp.asarray(check_setting("strength", strength), jnp.float32)
         self.count = None if batch is None else np.asarray(count)
@@ -207,6 +219,13 @@ class Penalised(AbstractObjective):
         """The sum, in float32 at least."""
         draw, rows = draw
         return wide(self.objective.value(weights, draw)) + self.strength * wide(self.penalty(weights, self.kept, rows))
+
+
+def _check_rows(count, kept):
+    """Raise `ValueError` if rows are drawn of which no array has any: an index beyond an array finds its last row."""
+    longest = max((len(x) for x in jax.tree.leaves(kept) if eqx.is_array_like(x) and jnp.ndim(x)), default=count)
+    if count > longest:
+        raise ValueError(f"count is {count}, and the longest array of what is kept has {longest} rows; lower it")
 
 
 def matrices(leaf: Array) -> bool:

@@ -1,13 +1,10 @@
 """Paths over a sequence of tasks: each walk begins where the last one ended, and keeps what all of them had learned."""
 
-import dataclasses
-import functools
 import hashlib
 import io
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as File
 from typing import Any, SupportsIndex, final
 
@@ -19,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._counts import check_count
+from ._same import digest, program
 from .distances import OutputDistance, squared_error
 from .metric import check_inputs, movable, remember
 from .objectives import AbstractObjective, shuffled
@@ -99,12 +97,15 @@ def walk_sequence(
       first task: its own). Or a function of the weights that ended the earlier tasks to a method.
     - `steps`: for each task; one number for all.
     - `key`: for the draws. A task's depend on its place in the sequence and on nothing that came before.
-    - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of `f(w_j, x_i)`.
+    - `renew`: keep the outputs of the network that ended the *last* task, for all memories, in place of `f(w_j, x_i)`;
+      with `PenalisedDescent`. Other methods keep those of the last task as they are.
     - `observe`: a function of the weights, called after each task, such as the accuracies on all tasks.
     - `folder`: where the weights that end each task are kept. Called again with the same arguments, after a kill or with
       tasks added, the sequence goes on from there, with the same result. Start, tasks, memories, settings, key, and the
-      programs of `f` and of a method's optimiser are told apart. What cannot be seen there is what functions that make
-      tasks or methods do, so let the folder's name say that (`wmlib.lab.cache.place`).
+      programs of `f` and of a method's optimiser are told apart, and functions by their code and by the variables around
+      them that they use, down to those of installed packages, whose code does not count. What cannot be seen is what changes
+      where none of these names it, such as a file that a function reads, and what lists, mappings and objects hold that a
+      function which makes tasks or methods uses: let the folder's name say that (`wmlib.lab.cache.place`).
 
     **Returns:** `Walks`.
 
@@ -135,6 +136,11 @@ def walk_sequence(
         if file is None or (end := _read(file, begun)) is None:
             objective, way = _made(task, method, tuple(ends), place)
             passed = sum(map(_length, memories[:place]))
+            if renew and not isinstance(way, PenalisedDescent):
+                raise ValueError(
+                    f"renew is for PenalisedDescent; {type(way).__name__} always keeps the outputs of the network that ended the"
+                    " last task: leave renew out"
+                )
             seen = jax.tree.map(lambda x, n=passed: x[:n], whole) if place else memory
             if isinstance(way, PenalisedDescent):
                 _check_batch(way, seen)
@@ -230,53 +236,28 @@ def _kind(x):
 
 
 def _digest(before: bytes, *parts: Any) -> bytes:
-    """Of what came before, and of arrays and settings by their values; functions by their names."""
-    found = hashlib.sha256(before)
-
-    def add(x):
-        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        if isinstance(x, jax.Array | np.ndarray | np.generic):
-            found.update(f"{x.dtype}{x.shape}".encode())
-            found.update(np.ascontiguousarray(x).tobytes())
-        elif isinstance(x, Mapping):
-            add([*x.items()])
-        elif isinstance(x, (list, tuple)):
-            found.update(f"{len(x)} of".encode())
-            for entry in x:
-                add(entry)
-        elif isinstance(x, functools.partial):
-            add((x.func, x.args, x.keywords))
-        elif dataclasses.is_dataclass(x) and not isinstance(x, type):
-            add((type(x), {field.name: getattr(x, field.name, None) for field in dataclasses.fields(x)}))
-        elif hasattr(x, "__qualname__"):
-            found.update(f"{x.__module__}.{x.__qualname__}".encode())
-        else:
-            found.update((repr(x) if isinstance(x, bool | int | float | str | None) else type(x).__qualname__).encode())
-
-    add(parts)
-    return found.digest()
+    return digest(before, *parts)
 
 
-def _program(function: Callable[..., Any], *arguments: Any) -> tuple[str, list[Any]]:
-    """What a function computes, with its constants: rates and schedules lie hidden in closures."""
-    jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
-    return re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr)), [*jaxpr.consts]
+def _program(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function computes, with its constants; and itself, for what one input does not show."""
+    return program(function, *arguments), function
 
 
 def _updates(optimiser: Any, weights: PyTree) -> Any:
-    """The program of an optimiser."""
+    """The program of an optimiser, and the state that it begins with."""
     if not isinstance(optimiser, optax.GradientTransformation):
         return None
     dynamic = eqx.filter(weights, eqx.is_inexact_array)
-    return _program(lambda state, w: optimiser.update(w, state, w), optimiser.init(dynamic), dynamic)
+    state = optimiser.init(dynamic)
+    return program(lambda state, w: optimiser.update(w, state, w), state, dynamic), jax.tree.leaves(state)
 
 
 def _write(path: File, weights: PyTree) -> None:
     """Arrays behind their digest, whole or not at all."""
     held = io.BytesIO()
     # By their bits: NumPy has no bfloat16.
-    arrays = [np.asarray(x) for x in jax.tree.leaves(eqx.filter(weights, eqx.is_array))]
+    arrays = [np.asarray(_numbers(x)) for x in jax.tree.leaves(eqx.filter(weights, eqx.is_array))]
     np.savez(held, *[np.frombuffer(x.tobytes(), np.uint8) for x in arrays])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
@@ -288,19 +269,33 @@ def _write(path: File, weights: PyTree) -> None:
     partial.replace(path)
 
 
+def _is_key(x):
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _numbers(x):
+    """An array, of a key the numbers that it holds."""
+    return jax.random.key_data(x) if _is_key(x) else x
+
+
 def _read(path: File, like: PyTree) -> PyTree | None:
     """What `_write` wrote, or None: not there, or damaged, which a warning says."""
     if not path.exists():
         return None
     raw = path.read_bytes()
     arrays, rest = eqx.partition(like, eqx.is_array)
-    shapes, structure = jax.tree.flatten(arrays)
+    held, structure = jax.tree.flatten(arrays)
+    shapes = [*map(_numbers, held)]
     if hashlib.sha256(raw[32:]).digest() == raw[:32]:
         with np.load(io.BytesIO(raw[32:]), allow_pickle=False) as kept:
             bits = [kept[name].tobytes() for name in kept.files]
         if [len(x) for x in bits] == [x.size * x.dtype.itemsize for x in shapes]:
             values = [
                 jnp.asarray(np.frombuffer(b, x.dtype).reshape(x.shape)) for b, x in zip(bits, shapes, strict=True)
+            ]
+            values = [
+                jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if _is_key(old) else new
+                for new, old in zip(values, held, strict=True)
             ]
             return eqx.combine(jax.tree.unflatten(structure, values), rest)
     warnings.warn(f"{path} is damaged; the task that it was the end of is walked again", stacklevel=3)

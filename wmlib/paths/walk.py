@@ -17,7 +17,7 @@ from .._counts import check_count
 from .checks import check_setting, number, on_shapes, shape_of, wide
 from .distances import OutputDistance, squared_error
 from .held import ObjectiveOnWhole, OnWhole, hold, replaced
-from .metric import gathered, mean_distance, movable, norm, output_of_one, remember
+from .metric import gathered, mean_distance, movable, norm, output_of_one, refuse_shared, remember
 from .objectives import AbstractObjective, shuffled
 
 
@@ -344,6 +344,7 @@ def walk(
         raise TypeError(f"observe must be a function of the weights, got {observe!r}; leave it out to keep the weights")
     start = weights
     if moving is not None:
+        refuse_shared("the weights", weights)  # before what is held becomes another array
         weights, f = hold(weights, moving), OnWhole(f)
         objective = None if objective is None else ObjectiveOnWhole(objective)
         reference = None if reference is None else OnWhole(reference)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from .._counts import check_count
 from ..models._sizes import check_image, check_in_shape, check_sizes
-from ..paths.checks import logits_of, wide
+from ..paths.checks import check_finite, logits_of, wide
 from ..paths.precision import check_floating
 
 
@@ -224,7 +224,8 @@ def replayed(
     **Returns:** the images, of shape `(n, channels, height, width)`, and labels, of shape `(n, classes)` and float32 at
     least, or integers of shape `(n,)`.
 
-    **Raises:** as `sample`; `TypeError` for an `f` that does not return logits, `ValueError` for one that returns one logit.
+    **Raises:** as `sample`; `TypeError` for an `f` that does not return logits, `ValueError` for one that returns one logit,
+    or logits that are not finite.
 
     **Example:**
 
@@ -239,4 +240,5 @@ def replayed(
     logits = logits_of(f, weights, images)
     if logits.shape[1] < 2:
         raise ValueError("f returns one logit, whose softmax is 1 whatever it is; give it one output a class")
+    check_finite("what f says of the images it is asked to label", logits)
     return images, jax.nn.softmax(logits) if soft else logits.argmax(-1)

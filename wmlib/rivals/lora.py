@@ -120,7 +120,8 @@ def adapt(
       unless `equinox.nn.inference_mode(adapted)` has ended the dropout: it is never left out unseen.
     - `key`: for `A`.
 
-    **Returns:** the network with an `AdaptedLinear` in each chosen place.
+    **Returns:** the network with an `AdaptedLinear` in each chosen place. A file that Equinox writes of it holds `A` and `B`
+    and not `α/r`: read it into a network that was adapted with the same rank and `alpha`.
 
     **Raises:** `ValueError` for a rank, `alpha` or dropout out of range, a name that no linear layer has, a network
     that is adapted already or modulated, and an array that has two places; `TypeError` for weights of other than real

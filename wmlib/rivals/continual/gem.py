@@ -27,7 +27,9 @@ def gem_projection(
     - `gradient`: `g`, a tree.
     - `recalled`: the gradients `g_k` of the loss on each of the memories, a tree whose leaves have one more, first axis.
     - `margin`: at least 0.
-    - `sweeps`: the most to take, at least 1; fewer are taken once nothing moves. With one memory the first is exact.
+    - `sweeps`: the most to take, at least 1; fewer are taken once nothing moves. With one memory the first is exact. Where
+      memories oppose each other almost exactly (cosines below −0.99), the sweeps may end, or be taken for ended, while
+      `⟨z, g_k⟩` is still about −10⁻² |z| |g_k|.
 
     **Returns:** `z`, a tree like `gradient`. Without a margin it scales with `g`, and is the same whatever the sizes of
     the `g_k`.

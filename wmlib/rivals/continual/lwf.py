@@ -26,7 +26,8 @@ def lwf_loss(
 
     **Arguments:** `f`, called as `f(weights, x)` for one input, returns logits; `weights` and `start`, the weights that the
     earlier task ended with; `inputs`, a tree of arrays that share their first axis; `old`, how many classes the earlier
-    task has, at least 2; `temperature`, `T`, positive, the authors' is 2.
+    task has, at least 2; `temperature`, `T`, positive, the authors' is 2. With outputs that `told` masks, `T` of at least ½: below, the
+    least number that it puts there, divided by `T`, is none, and the loss is not a number.
 
     **Raises:** `ValueError` if there are not so many logits, `old` is no integer, for a temperature that is not positive and finite, for no
     inputs, or an `f` that expects a batch.
