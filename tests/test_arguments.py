@@ -51,6 +51,16 @@ def mapped(net=NET, **changed):
     return wm.rivals.relevance.split(net, **(dict(key=KEY) | changed))
 
 
+def lost_map():
+    return eqx.tree_at(
+        lambda task: task.maps, mapped()[1], replace_fn=lambda maps: jax.tree.map(lambda m: m * jnp.nan, maps)
+    )
+
+
+def halved(net):
+    return jax.tree.map(lambda x: x.astype(jnp.float16) if eqx.is_inexact_array(x) else x, net)
+
+
 def coder():
     return wm.rivals.generative.VAE((1, 4, 4), 2, (2,), key=KEY)
 
@@ -245,6 +255,8 @@ TABLE = [
     ("walk_sequence", lambda: sequence(steps=[1]), V, "one for each"),
     ("walk_sequence", lambda: sequence(steps=0), V, "at least 1"),
     ("walk_sequence", lambda: sequence(steps=1.5), T, COUNT),
+    ("walk_sequence", lambda: sequence(method=wm.ExactDirections(1.0, 0.1), renew=True), V, "leave renew out"),
+    ("walk", lambda: walk(weights=TIED, moving={"a": True, "b": False}), V, r"nn\.Shared"),
     ("walk", lambda: walk(steps=0), V, "at least 1"),
     ("walk", lambda: walk(steps=2.5), T, COUNT),
     ("walk", lambda: walk(method=optax.sgd), T, r"wm\.PenalisedDescent|AbstractMethod"),
@@ -406,6 +418,7 @@ TABLE = [
     ("rivals.relevance.free", lambda: wm.rivals.relevance.free(mapped()[0], mapped()[0]), T, "give what freeze returns"),
     ("rivals.relevance.free", lambda: wm.rivals.relevance.free({}, mapped()[0]), V, "structure"),
     ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(mapped()[1], 1.0), V, r"in \[0, 1\)"),
+    ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(lost_map()), V, "not finite; look where training diverged"),
     ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(mapped()[1]), V, r"freeze\(rounded\(task\)\)"),
     ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(wm.rivals.relevance.rounded(mapped()[1]), mapped()[0]), T, "give what freeze returns"),
     ("rivals.relevance.share", lambda: wm.rivals.relevance.share(mapped()[0]), V, "give what freeze returns"),
@@ -425,6 +438,7 @@ TABLE = [
     ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), pair, NET, 0, key=KEY), V, "at least 1"),
     ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), one_logit, NET, 1, key=KEY), V, "one output a class"),
     ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), lambda w, x: (x, x), NET, 1, key=KEY), T, "must return its logits"),
+    ("rivals.generative.replayed", lambda: wm.rivals.generative.replayed(coder(), lambda w, x: jnp.full(3, jnp.nan), NET, 1, soft=False, key=KEY), V, "not finite; look where training diverged"),
     # low-rank adaptation
     ("rivals.lora.adapt", lambda: adapted(rank=0), V, "rank must be at least 1"),
     ("rivals.lora.adapt", lambda: adapted(rank=5), V, "train a layer in full instead"),
@@ -452,6 +466,8 @@ TABLE = [
     ("models.CNN", lambda: wm.models.CNN(**SMALL, key=KEY)(jnp.zeros((1, 9, 12))), V, "in_shape the size of the images"),
     ("models.LayerNormCNN", lambda: wm.models.LayerNormCNN(units=0, key=KEY), V, "must be positive"),
     ("models.LayerNormCNN", lambda: wm.models.LayerNormCNN(**SMALL, key=KEY)(jnp.zeros((1, 4, 4))), V, "in_shape"),
+    ("models.LayerNormCNN", lambda: halved(wm.models.LayerNormCNN(**SMALL, key=KEY))(IMAGE.astype(jnp.float16)), T, "bfloat16, or of float32"),
+    ("models.ResNet", lambda: halved(wm.models.ResNet((1, 8, 8), width=2, blocks=(1,), key=KEY))(IMAGE.astype(jnp.float16)), T, "bfloat16, or of float32"),
     ("models.LeNet300", lambda: wm.models.LeNet300(units=(0,), key=KEY), V, "must be positive"),
     ("models.LeNet300", lambda: wm.models.LeNet300((1, 2, 2), key=KEY)(IMAGE), V, "in_shape the size of the images"),
     ("models.Transformer", lambda: wm.models.Transformer(key=KEY), V, "give either vocabulary, for texts, or in_shape"),

@@ -1,7 +1,7 @@
 """Every chapter runs as a script, from nothing, at the smallest preset."""
 
+import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +15,6 @@ STARTUP = ROOT / "tests" / "startup"  # spares each chapter what only takes time
 CHAPTERS = sorted((ROOT / "notebooks").rglob("*.py"))
 LIMIT = 24  # seconds of processor time, with all that a chapter imports and compiles, on a machine that has nothing else to do
 BUSY = 1.4  # what neighbours on a machine may add to it
-ENDS = f'ulimit -t {10 * LIMIT}; exec "$@"'  # far above what the test allows; a busy machine does not reach it
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +25,9 @@ def digits(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    "path", CHAPTERS, ids=[p.relative_to(ROOT / "notebooks").with_suffix("").as_posix() for p in CHAPTERS]
-)
-def test_chapter_runs_as_a_script(path, tmp_path, digits):
+@pytest.fixture(scope="module")
+def chapters(digits):
+    """A process that runs chapters as scripts."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(STARTUP), os.environ.get("PYTHONPATH")))),
         "WMLIB_TEST_DIGITS": str(digits),
@@ -40,32 +38,43 @@ def test_chapter_runs_as_a_script(path, tmp_path, digits):
         "MPLBACKEND": "agg",
         "PYTHONWARNINGS": "ignore:FigureCanvasAgg",  # plt.show() has nowhere to show it
         "WMLIB_PRESET": "quick",
-        "WMLIB_RESULTS": str(tmp_path / "results"),  # nothing is recorded there yet
     }
     for name in ("WMLIB_DATA", "WMLIB_RECORDED_ONLY", "WMLIB_RERUN"):
         environment.pop(name, None)
-    before, begun = _results(), _processor_seconds()
-    done = subprocess.run(
-        ["bash", "-c", ENDS, "bash", sys.executable, str(path)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    taken = _processor_seconds() - begun
-    tail = "\n".join(done.stderr.splitlines()[-40:])
-    assert done.returncode == 0, f"{path.relative_to(ROOT)} failed, after {taken:.0f} s of processor time:\n{tail}"
-    assert "Warning:" not in done.stderr, f"{path.relative_to(ROOT)} warns:\n{tail}"
+    command = [sys.executable, str(STARTUP / "chapters.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        yield server
+        server.stdin.close()
+
+
+@pytest.mark.parametrize(
+    "path", CHAPTERS, ids=[p.relative_to(ROOT / "notebooks").with_suffix("").as_posix() for p in CHAPTERS]
+)
+def test_chapter_runs_as_a_script(path, tmp_path, chapters):
+    before = _results()
+    job = {"path": str(path), "folder": str(tmp_path), "limit": 10 * LIMIT}  # a busy machine does not reach that
+    job |= {name: str(tmp_path / name) for name in ("out", "error")}
+    job |= {"environment": {"WMLIB_RESULTS": str(tmp_path / "results")}}  # nothing is recorded there yet
+    print(json.dumps(job), file=chapters.stdin, flush=True)
+    done = json.loads(chapters.stdout.readline())
+    said, taken = (tmp_path / "error").read_text(), done["seconds"]
+    tail = "\n".join(said.splitlines()[-40:])
+    assert done["code"] == 0, f"{path.relative_to(ROOT)} failed, after {taken:.0f} s of processor time:\n{tail}"
+    assert "Warning:" not in said, f"{path.relative_to(ROOT)} warns:\n{tail}"
     assert _results() == before, f"{path.relative_to(ROOT)} changed book/results at the quick preset"
     assert taken <= BUSY * LIMIT, (
         f"{path.relative_to(ROOT)} took {taken:.1f} s of processor time, far more than {LIMIT}"
     )
 
 
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def test_a_chapter_that_fails_or_never_ends_is_seen(chapters, tmp_path):
+    for text, code in (("import os; os.abort()", -6), ("1 / 0", 1), ("while True: pass", -9), ("print('fine')", 0)):
+        (tmp_path / "some.py").write_text(text)
+        job = {"path": str(tmp_path / "some.py"), "folder": str(tmp_path), "limit": 4, "environment": {}}
+        print(json.dumps(job | {k: str(tmp_path / k) for k in ("out", "error")}), file=chapters.stdin, flush=True)
+        assert json.loads(chapters.stdout.readline())["code"] == code
+    assert "ZeroDivisionError" in (tmp_path / "error").read_text()
+    assert (tmp_path / "out").read_text() == "fine\n"
 
 
 def _results() -> dict[str, bytes]:

@@ -382,6 +382,14 @@ def test_tokenizers_that_are_none(mirror, monkeypatch):
         wm.load_texts("sst2", "train", BERT, 6)
 
 
+def test_a_tokenizer_that_splits_special_tokens_is_refused(mirror):
+    """Its file does not say so, and a copy would read "[SEP]" in a text as the token."""
+    other = tokenizers.Tokenizer.from_str(BERT.to_str())
+    other.encode_special_tokens = True
+    with pytest.raises(ValueError, match=r"encode_special_tokens.*set that to False"):
+        wm.load_texts("sst2", "train", other, 6)
+
+
 def test_a_text_of_which_nothing_is_left(mirror):
     with pytest.raises(ValueError, match=r"row 2 of sst2/train has no token, '', .*leave such rows out"):
         wm.load_texts("sst2", "train", wordpiece(special=False), 6)

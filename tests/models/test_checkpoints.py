@@ -526,6 +526,8 @@ class TestNewHead:
             (("classification", None, KEY), "and classes="),
             (("words", 2, KEY), "takes no classes"),
             ((None, 2, None), "classes belong to a new head"),
+            (("classification", 0, KEY), "classes must be at least 1"),
+            (("mean", -1, KEY), "classes must be at least 1"),
         ],
     )
     def test_that_is_not_described_is_refused(self, arguments, message, classifier, tmp_path):

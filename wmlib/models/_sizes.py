@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._counts import NoCountError, check_count
@@ -33,6 +34,15 @@ def check_image(x: Array, channels: int) -> None:
         raise ValueError(
             f"the network takes one image of shape ({channels}, height, width), got {x.shape}; use jax.vmap for a batch,"
             " x[None] for an image without channels"
+        )
+
+
+def check_holds_squares(x: Array) -> None:
+    """Raise `TypeError` for float16, which holds no number beyond 65504: a norm of larger squares would be nothing."""
+    if x.dtype == jnp.float16:
+        raise TypeError(
+            "this norm takes squares, and float16 holds none of a number beyond 255; give the network weights and images"
+            " of bfloat16, or of float32"
         )
 
 

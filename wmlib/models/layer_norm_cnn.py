@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._sizes import check_features, check_image, check_in_shape, check_sizes
+from ._sizes import check_features, check_holds_squares, check_image, check_in_shape, check_sizes
 
 
 class _LayerNorm(eqx.Module):
@@ -23,6 +23,7 @@ class _LayerNorm(eqx.Module):
         self.weight, self.bias = jnp.ones(channels), jnp.zeros(channels)
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, "channels height width"]:
+        check_holds_squares(x)
         y = x - x.mean()
         y = y * jax.lax.rsqrt((y * y).mean() + 1e-5)
         return y * self.weight[:, None, None] + self.bias[:, None, None]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._sizes import check_image, check_in_shape, check_sizes
+from ._sizes import check_holds_squares, check_image, check_in_shape, check_sizes
 
 
 class _Norm(eqx.Module):
@@ -27,6 +27,7 @@ class _Norm(eqx.Module):
         self.groups = None if norm == "layer" else math.gcd(channels, max(1, channels // 16))
 
     def __call__(self, x: Float[Array, "channels height width"]) -> Float[Array, "channels height width"]:
+        check_holds_squares(x)
         y, over = (x, 0) if self.groups is None else (x.reshape(self.groups, -1, *x.shape[1:]), (1, 2, 3))
         y = y - y.mean(over, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(over, keepdims=True) + 1e-5)
