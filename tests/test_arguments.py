@@ -51,12 +51,6 @@ def mapped(net=NET, **changed):
     return wm.rivals.relevance.split(net, **(dict(key=KEY) | changed))
 
 
-def lost_map():
-    return eqx.tree_at(
-        lambda task: task.maps, mapped()[1], replace_fn=lambda maps: jax.tree.map(lambda m: m * jnp.nan, maps)
-    )
-
-
 def halved(net):
     return jax.tree.map(lambda x: x.astype(jnp.float16) if eqx.is_inexact_array(x) else x, net)
 
@@ -418,7 +412,6 @@ TABLE = [
     ("rivals.relevance.free", lambda: wm.rivals.relevance.free(mapped()[0], mapped()[0]), T, "give what freeze returns"),
     ("rivals.relevance.free", lambda: wm.rivals.relevance.free({}, mapped()[0]), V, "structure"),
     ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(mapped()[1], 1.0), V, r"in \[0, 1\)"),
-    ("rivals.relevance.rounded", lambda: wm.rivals.relevance.rounded(lost_map()), V, "not finite; look where training diverged"),
     ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(mapped()[1]), V, r"freeze\(rounded\(task\)\)"),
     ("rivals.relevance.freeze", lambda: wm.rivals.relevance.freeze(wm.rivals.relevance.rounded(mapped()[1]), mapped()[0]), T, "give what freeze returns"),
     ("rivals.relevance.share", lambda: wm.rivals.relevance.share(mapped()[0]), V, "give what freeze returns"),

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..paths.checks import check_finite, check_setting, wide
+from ..paths.checks import check_setting, wide
 from ..paths.metric import check_structure, refuse_shared
 from ..paths.precision import check_floating
 from .lora import _name, _nodes
@@ -196,7 +196,6 @@ def rounded(task: TaskMap, threshold: Any = 0.5) -> TaskMap:
     **Reference:** as `split`.
     """
     threshold = check_setting("threshold", threshold, below=1)
-    check_finite("the map", task.maps)
     maps = jax.tree.map(lambda r: r > threshold, task.relevance())
     if not all(isinstance(m, Tracer) or bool(m.any()) for m in jax.tree.leaves(maps)):
         raise ValueError(
