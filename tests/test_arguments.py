@@ -279,6 +279,8 @@ TABLE = [
     ("walk", lambda: walk(f=scale, weights=TIED), V, r"eqx\.nn\.Shared"),
     ("walk", lambda: walk(weights=eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "b", mode="batch")[0]), V, "LayerNorm"),
     ("walk", lambda: walk(objective=wm.objectives.Task(call, X, LABELS + 2, 4)), V, "number the classes from 0"),
+    ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), 1e39), V, "scale the objective instead"),
+    ("objectives.Penalised", lambda: penalised(1e-50), V, "scale the objective instead"),
     ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), -1.0), V, "finite and at least 0"),
     ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), jnp.inf), V, "finite and at least 0"),
     ("PenalisedDescent", lambda: wm.PenalisedDescent(optax.sgd(1.0), memory_batch=0), V, "leave it out"),

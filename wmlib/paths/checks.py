@@ -1,5 +1,6 @@
 """What is refused before anything is computed, each with the cure: labels, shapes, networks of two names for one array."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,16 @@ def check_setting(
             among = f"in {'(' if strict else '['}{least:g}, {below:g})"
         raise ValueError(f"{name} must be {among}, got {given}")
     return given
+
+
+def check_single(name: str, given: Any) -> None:
+    """Raise `ValueError` for a number that float32 rounds to zero or to infinity; a traced one is let pass."""
+    if isinstance(given, Tracer):
+        return
+    with np.errstate(all="ignore"):
+        single = float(np.float32(given))
+    if not math.isfinite(single) or (single == 0 and given != 0):
+        raise ValueError(f"{name} is counted in float32, where {given} is {single:g}; scale the objective instead")
 
 
 def movement(weights: PyTree, start: PyTree) -> PyTree:

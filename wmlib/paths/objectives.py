@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._counts import check_count
-from .checks import check_labels, check_logits, check_setting, output_of, places, refuse_shared, wide
+from .checks import check_labels, check_logits, check_setting, check_single, output_of, places, refuse_shared, wide
 from .metric import gathered
 from .precision import refuse_complex
 
@@ -202,6 +202,7 @@ class Penalised(AbstractObjective):
             count = check_count("count", count)
             batch = check_count("batch", batch, 1, count)
             _check_rows(count, kept)
+        check_single("strength", check_setting("strength", strength))
         self.objective, self.penalty, self.kept = objective, penalty, kept
         self.strength = jnp.asarray(check_setting("strength", strength), jnp.float32)
         self.count = None if batch is None else np.asarray(count)

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._counts import check_count
-from .checks import check_setting, number, on_shapes, shape_of, wide
+from .checks import check_setting, check_single, number, on_shapes, shape_of, wide
 from .distances import OutputDistance, squared_error
 from .held import ObjectiveOnWhole, OnWhole, hold, replaced
 from .metric import gathered, mean_distance, movable, norm, output_of_one, refuse_shared, remember
@@ -144,6 +144,7 @@ class PenalisedDescent(AbstractMethod):
             memory_batch = check_count("memory_batch (leave it out for the whole memory)", memory_batch)
         self.optimiser = optimiser
         self.penalty = check_setting("the penalty", penalty)
+        check_single("the penalty", self.penalty)
         self.memory_batch = memory_batch
         self.compiled = compiled
 

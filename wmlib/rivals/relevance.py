@@ -185,8 +185,8 @@ def rounded(task: TaskMap, threshold: Any = 0.5) -> TaskMap:
 
     **Returns:** a `TaskMap` that uses a weight or does not.
 
-    **Raises:** `ValueError` for a threshold out of range, or a layer of which nothing would be left,
-    or a map with numbers that are not finite.
+    **Raises:** `ValueError` for a threshold out of range, or a layer of which nothing would be left. A number
+    that is not finite uses no weight.
 
     **Example:**
 
