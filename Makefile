@@ -87,11 +87,13 @@ book: $(STAMP)
 	  2> >(grep --line-buffered -v '^\[IPKernelApp\]' >&2)
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
-# The type checker has one thread, and runs beside the tests.
+# The type checker has one thread, and runs beside the tests; what it found is printed at the end.
 test: $(STAMP)
-	@( $(LINT) ) & lint=$$!; \
+	@mkdir -p _build; set -m; ( $(LINT) ) >_build/lint.log 2>&1 & lint=$$!; set +m; \
+	trap 'kill -- -$$lint 2>/dev/null' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal; tests=$$?; \
-	wait $$lint || { echo "make lint failed; what it found is above the tests" >&2; exit 1; }; exit $$tests
+	wait $$lint; lint=$$?; trap - EXIT; cat _build/lint.log; \
+	[ $$lint = 0 ] || echo "make lint failed" >&2; exit $$(( tests ? tests : lint ))
 
 $(NEWEST_STAMP):
 	@if [ -z "$(NEWEST)" ]; then \

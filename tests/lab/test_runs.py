@@ -778,12 +778,23 @@ REFUSAL = """if x < 0:
         ("if x < 0:\n        raise ValueError('a')\n    else:\n        x = 1\n    return", True),
         ("if (x := abs(x)) > 9:\n        raise ValueError('a')\n    return", True),
         ("for x in (1, 2):\n        x = x + 1\n    return", True),
-        ("while x < 0:\n        raise ValueError('a')\n    return", True),
+        ("if x < 0:\n        if x < -9:\n            return 1\n        raise ValueError('a')\n    return", True),
+        ("if x < 0:\n        [x].clear()\n        raise ValueError('a')\n    return", True),
+        ("if [x].pop() < 0:\n        raise ValueError('a')\n    return", True),
+        ("if {}.setdefault(1, x) < 0:\n        raise ValueError('a')\n    return", True),
+        ("for _ in helper(x):\n        pass\n    return", True),
+        ("if helper(x):\n        pass\n    return", True),
+        ("if helper(x):\n        check_number(x)\n    return", False),
+        ("for y in iter([x]):\n        check_number(y)\n    return", False),
+        ("while [x].pop():\n        check_number(x)\n    return", True),
+        ("match x:\n        case 5:\n            check_number(x)\n    return", True),
+        ("subprocess.check_call(x)\n    return", True),
+        ("check_number([x].pop())\n    return", True),
+        ("self.check(x)\n    return", False),
         (
             "try:\n        if x < 0:\n            raise ValueError('a')\n    except ValueError:\n        x = 1\n    return",
             True,
         ),
-        ("with suppress(ValueError):\n        check_number(x)\n    return", True),
     ],
 )
 def test_what_refuses_an_argument_does_not_count(tmp_path, refusal, counts):
@@ -814,6 +825,20 @@ def test_within_what_may_catch_it_a_refusal_counts(tmp_path):
         ("try:\n        y = outer(x)\n    except ValueError:\n        y = 2", True),
         ("try:\n        y = outer(x)\n    except (KeyError, TypeError):\n        y = 2", True),
         ("try:\n        y = outer(x)\n    except:\n        y = 2", True),
+        ("try:\n        y = outer(x)\n    except builtins.ValueError:\n        y = 2", True),
+        (
+            "try:\n        y = outer(x)\n    except ValueError as error:\n        raise FloatingPointError from error",
+            True,
+        ),
+        (
+            "try:\n        y = outer(x)\n    except ValueError as error:\n        raise ValueError('in words') from error",
+            False,
+        ),
+        ("try:\n        y = {'a': outer}['a'](x)\n    except ValueError:\n        y = 2", True),
+        ("try:\n        y = attempt(outer, x)\n    except ValueError:\n        y = 2", True),
+        ("try:\n        y = float(x)\n    except ValueError:\n        y = outer(x)", False),
+        ("with contextlib.suppress(ValueError):\n        check_number(x, LIMIT)", True),
+        ("with precision(x):\n        check_number(x, LIMIT)", True),  # a context may catch it
         ("with contextlib.suppress(ValueError):\n        y = outer(x)", True),
         ("try:\n        y = outer(x)\n    except FloatingPointError:\n        y = 2", False),
         ("try:\n        y = x\n    except ValueError:\n        y = outer(x)", False),
@@ -823,6 +848,7 @@ def test_within_what_may_catch_it_a_refusal_counts(tmp_path):
 def test_what_is_called_where_refusals_are_caught_counts_with_them(tmp_path, caught, counts):
     """A chapter may take what a function of the library refuses for a run that has failed."""
     source = f"""
+import builtins
 import contextlib
 
 def inner(x):
@@ -832,6 +858,9 @@ def inner(x):
 
 def outer(x):
     return inner(x) + 1
+
+def attempt(f, x):
+    return f(x)
 
 def run(config, key):
     x, y = config["x"], 0
@@ -959,6 +988,30 @@ def test_variables_of_an_enclosing_function_count():
     assert fingerprint(experiment(1, abs)) == fingerprint(experiment(1, abs))
     assert fingerprint(experiment(1, abs)) != fingerprint(experiment(2, abs))
     assert fingerprint(experiment(1, square)) != fingerprint(experiment(1, tenfold))
+
+
+@pytest.mark.parametrize("changed", ["first", "second"])
+def test_functions_that_share_a_name_count_each(tmp_path, changed):
+    source = """
+def made(shift):
+    def f(x):
+        return x + shift
+    return f
+
+a, b = made(FIRST), made(SECOND)
+c, d = lambda x: x + FIRST, lambda x: x * SECOND
+
+def run(config, key):
+    return {"metrics": {"y": a(1) + b(2), "z": ONE(3)}, "data": "none"}
+"""
+    for one in ("a", "d if config else c"):
+        text = source.replace("ONE", f"({one})" if " " in one else one)
+        text = text if " " not in one else text.replace("a(1) + b(2)", "1")
+        digests = [
+            fingerprint(load(tmp_path, text.replace("FIRST", first).replace("SECOND", second)).run)
+            for first, second in [("1", "2"), ("3", "2") if changed == "first" else ("1", "3")]
+        ]
+        assert digests[0] != digests[1], one
 
 
 def scaled(config, key):

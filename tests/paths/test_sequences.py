@@ -3,9 +3,11 @@
 import copy
 import functools
 import operator
+import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -217,6 +219,121 @@ def of_class(c):
     return scope["Scaled"]()
 
 
+CLASSES = {
+    "base": "class Base:\n    def f(self): return {c}\nclass Made(Base): pass",
+    "attribute": "class Made:\n    rate = {c}",
+    "compiled": "import jax\nclass Made:\n    @jax.jit\n    def f(self): return {c}",
+    "property": "class Made:\n    @property\n    def f(self): return {c}",
+    "cached": "import functools\nclass Made:\n    @functools.cached_property\n    def f(self): return {c}",
+    "within": "class Made:\n    class Inner:\n        rate = {c}",
+    "slots": "class Made:\n    __slots__ = ()\n    def f(self): return {c}",
+    "tuple": "import typing\nclass Made(typing.NamedTuple('T', [])):\n    def f(self): return {c}",
+    "mapping": "class Made(dict):\n    def f(self): return {c}",
+    "Equinox": "import equinox as eqx\nclass Base(eqx.Module):\n    def f(self): return {c}\nclass Made(Base): pass",
+    "default": "import equinox as eqx\nclass Made(eqx.Module):\n    rate: float = {c}",
+}
+
+
+@pytest.mark.parametrize("text", CLASSES.values(), ids=CLASSES)
+def test_objects_are_told_apart_by_the_code_of_their_class(text):
+    def made(c):
+        exec(text.replace("{c}", str(c)), scope := {"__name__": "edited"})
+        return scope["Made"]
+
+    for what in (lambda c: made(c)(), made):
+        one, again, other = (digest(b"", what(c)) for c in (1, 1, 2))
+        assert one == again != other
+
+
+FUNCTIONS = {
+    "star": ("f = lambda *v: v", "f = lambda v: v"),
+    "try": ("def f():\n try: g()\n except KeyError: pass\n", "def f():\n try: pass\n except KeyError: pass\n g()"),
+    "attribute": ("def f(): pass\nf.rate = 1", "def f(): pass\nf.rate = 2"),
+    "method": ("f = {'a': 1}.get", "f = {'a': 2}.get"),
+    "namespace": (
+        "import types\nf = types.SimpleNamespace(loss=lambda: 1)",
+        "import types\nf = types.SimpleNamespace(loss=lambda: 2)",
+    ),
+    "wrapped": (
+        "import functools\ndef g(): pass\ndef f(): return 1\nfunctools.update_wrapper(f, g)",
+        "import functools\ndef g(): pass\ndef f(): return 2\nfunctools.update_wrapper(f, g)",
+    ),
+    "mapped": (
+        "import equinox as eqx\ndef g(x, y): return x\nf = eqx.filter_vmap(g, in_axes=(0, None))",
+        "import equinox as eqx\ndef g(x, y): return x\nf = eqx.filter_vmap(g, in_axes=(None, 0))",
+    ),
+}
+
+
+@pytest.mark.parametrize("texts", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_functions_are_told_apart_by_all_that_they_are(texts):
+    def made(text):
+        exec(text, scope := {"__name__": "edited"})
+        return scope["f"]
+
+    one, again, other = (digest(b"", [made(text)]) for text in (texts[0], *texts))
+    assert one == again != other
+
+
+@pytest.mark.parametrize("changed", ["pkg/__init__.py", "pkg/losses.py", "pkg/base.py", "pkg/late.py"])
+def test_modules_that_somebody_writes_count_with_what_they_use(changed, tmp_path, monkeypatch):
+    files = {"pkg/__init__.py": "A = 1\n", "pkg/losses.py": "from .base import g\ndef f(x): return g(x)\n"}
+    files |= {"pkg/base.py": "def g(x): return x\n", "pkg/late.py": "S = 1\n"}
+    script = "import pkg.losses\ndef loss(x):\n    from pkg.late import S\n    return pkg.losses.f(x) + S\nloss(1)"
+    found = []
+    for place, more in enumerate(("", "", "# changed\n")):
+        for name, text in files.items():
+            path = tmp_path / str(place) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + (more if name == changed else ""))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / str(place))
+            exec(script, scope := {"__name__": "edited"})
+            found.append(digest(b"", [scope["loss"]]))
+            for name in [name for name in sys.modules if name.split(".")[0] == "pkg"]:
+                del sys.modules[name]
+    assert found[0] == found[1] != found[2]
+
+
+def test_folders_whose_names_begin_alike_are_no_libraries():
+    from wmlib.paths import _same
+
+    def f():
+        pass
+
+    home = str(Path(wm.__file__).parent)
+    for name, installed in {
+        f"{home}_experiments/a.py": False,
+        "/home/x/.local/lib/python3.11/site-packages/jax/a.py": True,
+        "/usr/lib/python3/dist-packages/a.py": True,
+        str(Path(functools.__file__).parent) + "_mine/a.py": False,
+        functools.__file__: True,
+    }.items():
+        f.__code__ = f.__code__.replace(co_filename=name)
+        assert _same._installed(f) == installed, name
+
+
+class Keeper:
+    """What is kept of earlier tasks grows as they are made."""
+
+    def __init__(self):
+        self.found, self.calls = [], 0
+
+    def __call__(self, ends):
+        self.calls += 1
+        self.found += [end.layers[0].bias for end in ends[len(self.found) :]]
+        return TASKS[len(ends)]
+
+
+def test_what_keeps_notes_of_earlier_tasks_does_not_undo_a_resume(tmp_path):
+    keeper = Keeper()
+    tasks = [lambda ends: keeper(ends) for _ in TASKS]
+    first = walked(tasks, folder=tmp_path, steps=1)
+    assert keeper.calls == 3
+    equal(walked(tasks, folder=tmp_path, steps=1).weights, first.weights)
+    assert keeper.calls == 3
+
+
 def of_jvp(c):
     @jax.custom_jvp
     def same(x):
@@ -327,8 +444,16 @@ def test_what_refers_to_itself_has_a_digest():
     def recursive(n):
         return n and recursive(n - 1)
 
+    def other(n):
+        return n and other(n - 2)
+
+    other.__qualname__ = recursive.__qualname__
     assert digest(b"", loop) != digest(b"", [1])
-    assert digest(b"", recursive) == digest(b"", recursive)
+    assert digest(b"", recursive) != digest(b"", other)
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    assert len(digest(b"", deep)) == 32  # and of no use
 
 
 def test_keys_in_the_weights_are_kept(tmp_path):
@@ -348,13 +473,16 @@ def test_renewed_outputs_are_those_of_penalised_descent_alone():
 
 
 RELU = """
-import operator, sys
+import operator, sys, types
 import equinox as eqx, jax, jax.numpy as jnp, optax
 import wmlib as wm
 
 x = jax.random.normal(jax.random.key(0), (6, 3))
 net = eqx.nn.MLP(3, 2, 4, 1, activation=jax.nn.relu, key=jax.random.key(1))
-task = wm.objectives.Task(operator.call, x, jnp.arange(6) % 2, 3)
+words = {"to", "be", "or", "not"}
+settings = types.SimpleNamespace(words=words, by={word: len(word) for word in words})
+loss = lambda o, y: len(settings.words) * wm.objectives.cross_entropy(o, y)
+task = wm.objectives.Task(operator.call, x, jnp.arange(6) % 2, 3, loss)
 method = wm.PenalisedDescent(optax.sgd(optax.cosine_decay_schedule(0.1, 9), momentum=0.9), 1.0)
 how = dict(method=method, steps=2, key=jax.random.key(2), folder=sys.argv[1])
 wm.walk_sequence(operator.call, net, [task, task], [x, x], **how)
@@ -364,8 +492,9 @@ wm.walk_sequence(operator.call, net, [task, task], [x, x], **how)
 @pytest.mark.thorough
 def test_another_process_finds_the_same_files(tmp_path):
     """A kill ends the process: nothing in a name may hang on where Python put something."""
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", RELU, str(tmp_path)], check=True)
+    for seed in ("1", "2"):
+        hashed = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", RELU, str(tmp_path)], check=True, env=hashed)
     assert len([*tmp_path.iterdir()]) == 2
 
 

@@ -1,6 +1,7 @@
 """A digest of the code that an experiment runs, so that a recorded row can say what it was computed by."""
 
 import ast
+import builtins
 import contextlib
 import copy
 import dataclasses
@@ -86,6 +87,7 @@ def _reached(
     home = getattr(function, "func", function).__module__
     parts: dict[tuple[str, str], str] = {}
     bare: list[tuple[str, str]] = []
+    alike: dict[tuple[str, str], list[Any]] = {}
     queue: list[Any] = []
 
     def spell(value: Any, placed: bool = True) -> str:
@@ -137,24 +139,34 @@ def _reached(
             module, name = definition, ""
         else:
             module, name = sys.modules[definition.__module__], definition.__qualname__
-        place = ("" if module.__name__ == home else module.__name__, name)
-        if place in parts:
+        # Lambdas in one place, and functions that one function has made, share a name.
+        others = alike.setdefault((module.__name__, name), [])
+        if any(other is definition for other in others):
             continue
+        others.append(definition)
+        more = f" {len(others)}" if len(others) > 1 else ""
+        place = ("" if module.__name__ == home else module.__name__, f"{name}{more}")
+        asked = ("", "") in caught or (module.__name__, name) in caught
+        asked = asked or (not name and any(where == module.__name__ for where, _ in caught))
         try:
-            asked = (module.__name__, name) in caught
-            tree = _Essence(asked).visit(ast.parse(_source(definition)))
+            whole_tree = ast.parse(_source(definition))
         except SyntaxError as error:  # a part of a statement, such as a lambda on the line of `try:`
             raise ValueError(
                 f"the code of {definition!r} cannot be followed; give a function that def makes"
             ) from error
+        heard = [*(ast.walk(whole_tree) if asked else _where_refusals_are_caught(whole_tree))]
+        tree = _Essence(asked).visit(whole_tree)
         parts[place] = _text(tree)
         scope, among = {**vars(module), **_enclosing(definition)}, _free_names(parts[place])
         found: dict[str, tuple[str, str]] = {}
-        for node in ast.walk(tree) if asked else _where_refusals_are_caught(tree):
-            if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
-                value = _resolve(node, scope)
-                if isinstance(value, (types.FunctionType, type)):
-                    catching.add((value.__module__, value.__qualname__))
+        for node in heard:
+            value = _resolve(node, scope) if _root(node) in among else None
+            if isinstance(value, (types.FunctionType, type)):
+                catching.add((value.__module__, value.__qualname__))
+            # What a chapter calls there by another way than its name may be anything.
+            if isinstance(node, ast.Call) and module.__name__ == home and not asked:
+                known = _root(node.func) in among and _resolve(node.func, {**vars(builtins), **scope}) is not None
+                catching |= set() if known else {("", "")}
         for node in ast.walk(tree):
             if isinstance(node, (ast.Name, ast.Attribute)) and _root(node) in among:
                 value = _resolve(node, scope)
@@ -166,24 +178,38 @@ def _reached(
                     dataclasses.is_dataclass(value) and not isinstance(value, Preset)
                 ):
                     text = ast.unparse(node)
-                    parts[(place[0], text)] = spell(value)
+                    parts[(place[0], f"{text}{more}")] = spell(value)
                     found[text] = (_Unplaced(scope, among).name(node), spell(value, placed=False))
         bare += [(name, _text(_Unplaced(scope, among).visit(tree))), *found.values()]
     return parts, bare, registering, catching
 
 
 def _where_refusals_are_caught(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes within `try` whose handlers take `ValueError` or `TypeError`, and within `with suppress(…)`."""
+    """The nodes within `try` whose handlers take `ValueError` or `TypeError` for something else, and within
+    `with suppress(…)`."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Try, ast.TryStar)):
-            taken = [part for handler in node.handlers for part in ast.walk(handler.type or ast.Name("Exception"))]
+            handlers = [handler for handler in node.handlers if not _raises_again(handler)]
+            taken = [part for handler in handlers for part in ast.walk(handler.type or ast.Name("Exception"))]
         elif isinstance(node, ast.With):
             taken = [part for item in node.items for part in ast.walk(item.context_expr)]
         else:
             continue
-        if {getattr(part, "id", "") for part in taken} & {"ValueError", "TypeError", "Exception", "BaseException"}:
+        if {_last(part) for part in taken} & {*_REFUSALS, "Exception", "BaseException"}:
             for statement in node.body:
                 yield from ast.walk(statement)
+
+
+def _raises_again(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler passes a refusal on, as it is or in other words."""
+    last = handler.body[-1]
+    error = last.exc.func if isinstance(last, ast.Raise) and isinstance(last.exc, ast.Call) else None
+    return isinstance(last, ast.Raise) and (last.exc is None or (isinstance(error, ast.Name) and error.id in _REFUSALS))
+
+
+def _last(node: ast.AST) -> str:
+    """The last of some names joined by dots."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def _source(definition: Any) -> str:
@@ -281,29 +307,47 @@ class _Essence(ast.NodeTransformer):
             node.annotation = None
         if isinstance(node, ast.Raise):
             node.exc = node.cause = None
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.With)) and not node.body:
-            node.body.append(ast.Pass())
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and not body and not isinstance(node, ast.Module):
+            body.append(ast.Pass())
         return node
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
-        if not self.caught and _refuses(node):
-            return None
-        self.generic_visit(node)
-        walrus = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
-        return node if node.orelse or walrus or not _idle(node.body) else None
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        name = getattr(node.value, "func", None)
-        name = name.id if isinstance(name, ast.Name) else name.attr if isinstance(name, ast.Attribute) else ""
-        checks = re.match("_?(check|refuse)(_|$)", name) is not None
-        return None if checks and not self.caught else self.generic_visit(node)
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST | None:
-        return None if not self.caught else self.generic_visit(node)
+        return None if not self.caught and _refuses(node) else self._unless_emptied(node, node.test)
 
     def visit_For(self, node: ast.For) -> ast.AST | None:
+        return self._unless_emptied(node, node.iter)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        call = node.value
+        name = _last(call.func) if isinstance(call, ast.Call) else ""
+        ours = isinstance(call, ast.Call) and (
+            isinstance(call.func, ast.Name) or _root(call.func) in ("self", "wm", "wmlib")
+        )
+        checks = ours and re.match("_?(check|refuse)(_|$)", name) is not None
+        return None if checks and not self.caught and not _acts(call) else self.generic_visit(node)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST | None:
+        return self.generic_visit(node) if self.caught or _acts(node) else None
+
+    def _unless_emptied(self, node: ast.If | ast.For, head: ast.expr) -> ast.AST | None:
+        """Nothing where all that a statement held were refusals."""
+        idle, acts = _idle(node.body), _acts(head)
         self.generic_visit(node)
-        return node if node.orelse or not _idle(node.body) else None
+        return node if idle or acts or node.orelse or not _idle(node.body) else None
+
+
+_CHANGES = {"add", "append", "clear", "discard", "extend", "insert", "next", "pop", "popitem", "remove", "send"}
+_CHANGES |= {"setdefault", "update", "write"}
+
+
+def _acts(node: ast.AST) -> bool:
+    """Whether code does more than look: it binds a name, or calls what changes something."""
+    return any(
+        isinstance(part, (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom))
+        or (isinstance(part, ast.Call) and _last(part.func) in _CHANGES)
+        for part in ast.walk(node)
+    )
 
 
 def _idle(body: list[ast.stmt]) -> bool:
@@ -312,12 +356,20 @@ def _idle(body: list[ast.stmt]) -> bool:
 
 def _refuses(node: ast.stmt) -> bool:
     """Whether a statement does nothing but raise `ValueError` or `TypeError`, or let pass."""
-    if not isinstance(node, ast.If) or any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test)):
+    if not isinstance(node, ast.If) or _acts(node):
         return False
-    last = node.body[-1]
+    *before, last = node.body
     error = last.exc.func if isinstance(last, ast.Raise) and isinstance(last.exc, ast.Call) else None
-    raises = isinstance(error, ast.Name) and error.id in ("ValueError", "TypeError")
-    return raises and all(map(_refuses, node.orelse))
+    raises = isinstance(error, ast.Name) and error.id in _REFUSALS
+    words = all(
+        (isinstance(line, ast.Assign) and all(isinstance(target, (ast.Name, ast.Tuple)) for target in line.targets))
+        or _refuses(line)
+        for line in before
+    )
+    return raises and words and all(map(_refuses, node.orelse))
+
+
+_REFUSALS = ("ValueError", "TypeError")
 
 
 class _Unplaced(ast.NodeTransformer):
@@ -383,14 +435,14 @@ def _is_ours(value: Any) -> bool:
     return isinstance(value, types.ModuleType) and _ours(value.__name__)
 
 
-def _root(node: ast.expr) -> str | None:
+def _root(node: ast.AST) -> str | None:
     """The first of some names joined by dots."""
     while isinstance(node, ast.Attribute):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None
 
 
-def _resolve(node: ast.expr, scope: Mapping[str, Any]) -> Any:
+def _resolve(node: ast.AST, scope: Mapping[str, Any]) -> Any:
     """The value of a name, of names in modules joined by dots, or of a preset's setting; None for anything else."""
     if isinstance(node, ast.Attribute):
         owner = _resolve(node.value, scope)
