@@ -486,7 +486,8 @@ class Transformer(eqx.Module):
         **Arguments:**
 
         - `x`: the tokens of a text, integers of shape `(T,)`, or an image of shape `(channels, height, width)`.
-        - `mask`: 1 or true for the tokens that count, 0 or false for padding, `(T,)`; None if all count.
+        - `mask`: 1 or true for the tokens that count, 0 or false for padding, `(T,)`; None if all count. Pad on the right: a
+          position is a place in the row, and the classification head reads the first token, also where it is padding.
         - `types`: which half of a pair a token belongs to, `(T,)`; None if there is one text.
         - `key`: for dropout; without a key nothing is dropped.
 
