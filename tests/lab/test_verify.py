@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
 
 from wmlib.lab.records import append_row, content_digest, leads_to, read_lines, read_rows
-from wmlib.lab.verify import _within, differences, methods
+from wmlib.lab.verify import _Sample, _within, differences, methods
 
 pytestmark = pytest.mark.processes
 
@@ -268,7 +267,12 @@ def test_a_start_that_is_not_like_the_others_allows_nothing(broken, tmp_path):
         ("from", 1): {"metrics": {}, "curves": broken},
         ("to", 0): {"metrics": {}, "curves": {"loss": [9.0, 9.0, 9.0]}},
     }
-    sample = types.SimpleNamespace(entry={"experiment": "e"}, line={}, results=lambda side, start: [kept[side, start]])
+
+    class Sample(_Sample):
+        def results(self, side, ulps):
+            return [kept[side, ulps]]
+
+    sample = Sample({"experiment": "e"}, [], [], {})
     assert not _within(sample, 1, tmp_path)
     assert "loss differ" in sample.entry["how"]
     assert not (tmp_path / "equivalences.jsonl").exists()

@@ -230,7 +230,7 @@ def replay(net, kept, rows):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.floats(0, 10), st.integers(1, 6), st.integers(6, 12))
+@given(st.floats(0, 10, width=32), st.integers(1, 6), st.integers(6, 12))
 def test_a_penalised_objective_is_the_sum_of_both(strength, batch, count):
     task, kept = Task(operator.call, X, LABELS, 4), {"x": X, "y": LABELS, "of no length": jnp.zeros(())}
     both = Penalised(task, replay, kept, strength, batch=batch, count=count)

@@ -304,7 +304,7 @@ def test_folders_whose_names_begin_alike_are_no_libraries():
     home = str(Path(wm.__file__).parent)
     for name, installed in {
         f"{home}_experiments/a.py": False,
-        "/home/x/.local/lib/python3.11/site-packages/jax/a.py": True,
+        "/opt/user/lib/python3.11/site-packages/jax/a.py": True,
         "/usr/lib/python3/dist-packages/a.py": True,
         str(Path(functools.__file__).parent) + "_mine/a.py": False,
         functools.__file__: True,
