@@ -29,7 +29,7 @@ def gem_projection(
     - `margin`: at least 0.
     - `sweeps`: the most to take, at least 1; fewer are taken once nothing moves. With one memory the first is exact. Where
       memories oppose each other almost exactly (cosines below −0.99), the sweeps may end, or be taken for ended, while
-      `⟨z, g_k⟩` is still about −10⁻² |z| |g_k|.
+      `⟨z, g_k⟩` is still −10⁻² of the product of the lengths of `z` and `g_k`.
 
     **Returns:** `z`, a tree like `gradient`. Without a margin it scales with `g`, and is the same whatever the sizes of
     the `g_k`.
