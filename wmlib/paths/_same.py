@@ -52,7 +52,7 @@ def digest(before: bytes, *parts: Any) -> bytes:
 
 
 def program(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function computes of arguments like these, with the constants of all programs in it; and the function."""
+    """What a function computes of arguments like these, with the constants of all programs in it."""
     jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
     return [re.sub(r"0x[0-9a-f]+", "", str(jaxpr.jaxpr)), *_constants(jaxpr)]
 
