@@ -370,6 +370,50 @@ def test_a_run_that_does_not_say_what_its_data_are(tmp_path, data):
     assert not read_rows(tmp_path / "wrong.jsonl")
 
 
+@pytest.mark.parametrize("name", ["seed", "seconds", "device", "data", "stale"])
+@pytest.mark.parametrize("part", ["metrics", "curves"])
+def test_a_metric_or_curve_called_like_a_column_is_never_hidden_by_it(tmp_path, name, part):
+    result = {"metrics": {"y": 1.0}, "curves": {}, "data": "none"}
+    result[part] = {name: [7.0] if part == "curves" else 7.0}
+    with pytest.raises(ValueError, match=f"{name} names a column of its own; call the metric or curve"):
+        wm.sweep("wrong", lambda config, key: result, [{"x": 1}], CPU, results=tmp_path)
+    assert not read_rows(tmp_path / "wrong.jsonl")
+
+
+def test_seeds_of_one_setting_on_different_data_are_never_mixed(tmp_path):
+    data = {0: "one", 1: "one", 2: "another"}
+
+    def run(config, key):
+        return {"metrics": {"y": 1.0}, "data": data[int(jax.random.key_data(key)[-1])]}
+
+    two, three = (dataclasses.replace(CPU, seeds=n) for n in (2, 3))
+    assert len(wm.sweep("mixed", run, [{"x": 1}], two, results=tmp_path)) == 2
+    with pytest.raises(ValueError, match=r"seeds of 'mixed' at \{'x': 1\} were .* different data \(another; one\)"):
+        wm.sweep("mixed", run, [{"x": 1}], three, results=tmp_path)
+    assert len(read_rows(tmp_path / "mixed.jsonl")) == 3  # nothing that was computed is lost
+    data[0] = "another"
+    wm.sweep("mixed", run, [{"x": 2}], dataclasses.replace(CPU, seeds=1), results=tmp_path)  # two settings may differ
+
+
+@pytest.mark.parametrize(("value", "may"), [("0", True), ("", True), ("1", False), ("yes", False)])
+def test_recorded_only_is_off_where_it_says_so(tmp_path, monkeypatch, value, may):
+    monkeypatch.setenv("WMLIB_RECORDED_ONLY", value)
+    if may:
+        assert len(wm.sweep("square", square, [{"x": 1}], CPU, results=tmp_path)) == CPU.seeds
+    else:
+        with pytest.raises(LookupError, match="not recorded"):
+            wm.sweep("square", square, [{"x": 1}], CPU, results=tmp_path)
+
+
+def test_a_lambda_that_is_a_part_of_a_statement_is_answered_by_the_cure(tmp_path):
+    # fmt: off
+    try: run = lambda config, key: {"metrics": {"y": 1.0}, "data": "none"}  # noqa: E701, E731
+    finally: pass  # noqa: E701
+    # fmt: on
+    with pytest.raises(ValueError, match="cannot be followed; give a function that def makes"):
+        fingerprint(run)
+
+
 def never(config, key):
     raise AssertionError("run was called")
 
