@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -470,6 +470,22 @@ def test_renewed_outputs_are_those_of_penalised_descent_alone():
     how: Any = dict(method=wm.ExactDirections(0.1, 0.01), steps=1, key=KEY, renew=True)
     with pytest.raises(ValueError, match="renew is for PenalisedDescent; ExactDirections always keeps"):
         wm.walk_sequence(operator.call, NET, TASKS, MEMORIES, **how)
+
+
+class Slower(cast(Any, wm.PenalisedDescent)):
+    """A method that adds a number, as no sequence would know."""
+
+    rate: float
+
+    def __init__(self, rate):
+        super().__init__(optax.sgd(0.1))
+        self.rate = rate
+
+
+@pytest.mark.parametrize("method", [Slower(0.5), lambda ends: Slower(0.5)])
+def test_what_a_class_adds_to_penalised_descent_is_not_lost(method):
+    with pytest.raises(TypeError, match=r"what Slower adds to it would be lost: give wm\.PenalisedDescent itself"):
+        wm.walk_sequence(operator.call, NET, TASKS, MEMORIES, method=method, steps=1, key=KEY)
 
 
 RELU = """

@@ -178,6 +178,7 @@ def _checked(tasks, memories, method, steps):
             f"method must be one of walk, such as wm.PenalisedDescent(optax.sgd(0.1)), or a function of the earlier weights"
             f" to one, got {method!r}"
         )
+    _check_kind(method)
     tasks, memories = tuple(tasks), tuple(memories)
     for place, task in enumerate(tasks):
         if not (isinstance(task, AbstractObjective) or callable(task)):
@@ -209,7 +210,16 @@ def _made(task, method, ends, place):
     way = method if isinstance(method, AbstractMethod) else method(ends)
     if not isinstance(way, AbstractMethod):
         raise TypeError(f"the function method made {way!r} for task {place}, which is no method of walk")
+    _check_kind(way)
     return objective, way
+
+
+def _check_kind(method):
+    if isinstance(method, PenalisedDescent) and type(method) is not PenalisedDescent:
+        raise TypeError(
+            f"a sequence makes PenalisedDescent anew for each task, and what {type(method).__name__} adds to it would be lost:"
+            " give wm.PenalisedDescent itself, with what is added in its optimiser"
+        )
 
 
 def _check_batch(method, memory):
