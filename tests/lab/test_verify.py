@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from wmlib.lab import verify as module
 from wmlib.lab.records import append_row, content_digest, leads_to, read_lines, read_rows
 from wmlib.lab.verify import _Sample, _within, differences, methods
 
@@ -276,6 +277,20 @@ def test_a_start_that_is_not_like_the_others_allows_nothing(broken, tmp_path):
     assert not _within(sample, 1, tmp_path)
     assert "loss differ" in sample.entry["how"]
     assert not (tmp_path / "equivalences.jsonl").exists()
+
+
+def test_old_code_that_stopped_at_missing_rows_is_asked_again(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "toys").mkdir(parents=True)
+    (tmp_path / "notebooks" / "toys" / "toy.py").touch()
+    whole = {"calls": [{"experiment": "a"}, {"experiment": "b"}], "stopped": None}
+    replies = [{"calls": [{"experiment": "a"}], "stopped": "LookupError: a run is missing"}, whole]
+    monkeypatch.setattr(module, "_KEPT", tmp_path)
+    monkeypatch.setattr(module, "_checkout", lambda commit: tmp_path)
+    monkeypatch.setattr(module, "_replay", lambda *_: replies.pop(0))
+    seen = [module._old("c0ffee", "toys/toy", "cpu") for _ in range(3)]
+    # A script that went through to its end is asked once.
+    assert seen[0] != whole == seen[1] == seen[2]
+    assert not replies
 
 
 def test_differences_leave_time_out_and_see_what_is_missing():
