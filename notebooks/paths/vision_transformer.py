@@ -13,9 +13,8 @@
 # %% [markdown]
 # # A vision transformer learns new classes
 #
-# A vision transformer that knows the ten classes of CIFAR-10 is to learn ten of CIFAR-100. *Functionally invariant paths* (FIP)
-# {cite:p}`raghavan2024fip` are reported to keep the first ten. Low-rank adaptation (LoRA) {cite:p}`hu2022lora` is reported to lose them all, and at rank 1 to learn
-# nothing either. Is that the rank, the missing memory, or the learning rate?
+# A vision transformer that knows CIFAR-10 is to learn ten classes of CIFAR-100. *Functionally invariant paths* (FIP) {cite:p}`raghavan2024fip` are
+# reported to keep what it knows, low-rank adaptation (LoRA) {cite:p}`hu2022lora` to lose it. Is that the rank, the missing memory, or the learning rate?
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
@@ -38,13 +37,14 @@ def difference(what, a, b):
 
 
 pages.findings(
-    "Not the rank, but the memory and the rate. Without a memory every method loses CIFAR-10 wholly; with FIP’s, LoRA keeps as much of it as FIP or more."
-    " With its rate searched LoRA of rank 1 learns the new classes as full rank does; at the paper’s rate no rank does.",
+    "Not the rank, but the memory and the rate. Without a memory every method loses CIFAR-10 wholly; "
+    "with FIP’s, LoRA keeps as much as FIP or more. With its rate searched, rank 1 learns as full rank does; "
+    "at the paper’s rate no rank does.",
     {
         "FIP beyond fine-tuning, on the old classes": difference(
             "old", "FIP 0", "fine-tuning 0"
         ),
-        "LoRA of rank 16 with FIP’s memory beyond FIP, mean of both tasks": difference(
+        "LoRA of rank 16 with memory beyond FIP, mean of both tasks": difference(
             "mean", "LoRA with memory 16", "FIP 0"
         ),
         "LoRA of rank 1 beyond rank 128, on the new classes": difference(
@@ -192,8 +192,8 @@ def tasks(config):
 
 
 # %% [markdown]
-# A network can be *asked* in two ways: which of all twenty classes an image shows, or which of the ten of its own task. The first question is this page's, as it was the paper's; the second, told the
-# task, shows what is still there and outvoted.
+# A network can be *asked* in two ways: which of all twenty classes an image shows, or which of the ten of its own task. The first question is this page's. The paper does not say which was its own, but 0 %
+# on the first task is no answer to the second, for which chance is 10. Told the task, one sees what is still there and outvoted.
 
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "What a network says of images, 33 lines", "code_prompt_hide": "Hide these functions"}
@@ -783,7 +783,7 @@ def tune_joint(config, key):
 # mean at first; that is why LoRA of rank 1 has five rates under 0.001 in the list.) LoRA at each rank is searched apart, and fine-tuning and FIP
 # by LoRA's optimiser too.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched first, as rate:strength, 34 lines", "code_prompt_hide": "Hide what is searched"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "What is searched first, as rate:strength, 36 lines", "code_prompt_hide": "Hide what is searched"}
 SEARCHED = """
 fine-tuning          .003:0 .01:0 .03:0 .1:0 .3:0 .06:0 .02:0 .2:0 .006:0
 FIP                  .03:10 .03:100 .03:1000 .01:100 .1:100 .03:1 .06:10 .02:10 .03:20
@@ -792,11 +792,13 @@ FIP, squared         .03:.01 .03:.1 .03:1 .01:.1 .1:.1 .06:.1 .02:.1 .03:.2 .03:
 replay               .03:.1 .03:1 .03:10 .01:1 .1:1 .003:1 .02:1 .006:1 .01:2
 DER++                .03:.01 .03:.1 .03:1 .01:.1 .1:.1 .06:.1 .02:.1 .03:.2 .03:.06
 joint                .03:.1 .03:1 .03:10 .01:1 .1:1 .003:1 .02:1 .006:1 .01:2
-LoRA 1               .001:0 .003:0 .01:0 .03:0 .1:0 .0003:0 .0001:0 .00003:0 .0002:0 .00006:0
+LoRA 1               .001:0 .003:0 .01:0 .03:0 .1:0 .0003:0 .0001:0 .00003:0 \
+                     .0002:0 .00006:0
 LoRA 16              .001:0 .003:0 .01:0 .03:0 .1:0 .006:0 .02:0 .002:0 .06:0
 LoRA 128             .001:0 .003:0 .01:0 .03:0 .1:0 .006:0 .002:0 .02:0 .0006:0
 LoRA 1 with memory   .01:10 .01:100 .01:1000 .003:100 .03:100 .01:1 .01:.1 .03:1 .02:1
-LoRA 16 with memory  .01:10 .01:100 .01:1000 .003:100 .03:100 .01:1 .02:10 .006:10 .01:20
+LoRA 16 with memory  .01:10 .01:100 .01:1000 .003:100 .03:100 .01:1 .02:10 .006:10 \
+                     .01:20
 fine-tuning, AdamW   .0001:0 .0003:0 .001:0 .003:0 .01:0
 FIP, AdamW           .001:1 .001:10 .001:100 .0003:10 .003:10
 """
@@ -822,7 +824,7 @@ if scale.name == "quick":
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Where a search goes on, 34 lines", "code_prompt_hide": "Hide where it goes on"}
 def moved(setting, axis, quarters):
-    """A setting with one of its numbers moved by quarters of a decade: 1, 2, 3, 6, 10."""
+    """A setting with one number moved by quarters of a decade: 1, 2, 3, 6, 10."""
     rung = round(4 * np.log10(setting[axis])) + quarters
     value = float(f"{10 ** (rung / 4):.0e}")
     return [value if k == axis else x for k, x in enumerate(setting)]
@@ -1002,14 +1004,14 @@ def along(part, what):
 #
 # - **No memory, nothing kept.** Among all outputs fine-tuning and LoRA of each rank end at 0.0 % of the old classes. Told the task, 28 to 36 % are left, where chance is 10 and the base had 64: part of what is lost
 #   is still there, and outvoted by the new outputs.
-# - **A hundredth of the images keeps half or more.** With 500 images of 49,000 FIP keeps 37.4 %, replay 39.5, LoRA of rank 16 48.3.
-# - **What is kept is paid for.** LoRA of rank 16 with the memory keeps 10.9 points more than FIP and learns 10.4 less; the means are 48.2 and 48.0. The search chose by the mean, and where it is flat chance
-#   decides which side of it a method is on: at LoRA's rate λ = 6 and 10 had the same mean, 46.0, in the search, with 53.1 and 55.3 % kept; with λ = 1 LoRA kept 34.8 and learned 51.8.
+# - **A hundredth of the images keeps half to three quarters.** With 500 images of 49,000 FIP keeps 37.4 %, replay 39.5, LoRA of rank 16 48.3.
+# - **What is kept is paid for.** LoRA of rank 16 with the memory keeps 10.9 points more than FIP and learns 10.4 less; the means are 48.2 and 48.0. The search chose by the mean, which is flat: at LoRA's rate λ = 1, 6 and 10 had means
+#   of 43.3, 46.0 and 46.0 % in the search, with 34.8, 53.1 and 55.3 % kept.
 # - **The distance.** The squared distance ends 6.9 points below the Bhattacharyya distance, as the mean of both tasks, and DER++, which has it beside its labels, 5.4. KL ends 0.6 above [−0.6, +1.9]. The best strengths are 6 by the Bhattacharyya distance and 2 by
 #   KL, near the factor of four between them.
 # - **The optimiser.** By AdamW fine-tuning learns 8.1 points more of the new classes than by momentum, with an interval of −2.1 to +18.4. FIP does not gain: it ends 2.5 points lower in the mean [−3.9, −1.0], by an optimiser that was searched alike.
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "With a memory all keep what FIP keeps within fourteen points; without one, nothing. Difference of each method’s test accuracy to that of FIP, the line at 0. Dots are means over five seeds, or three; bars are 95 % t-intervals of the paired differences; the grey band is a point either way.", "name": "fig-vision-rivals"}, "image": {"alt": "Three panels with a row for each method. On CIFAR-10 joint training is 14 points beyond FIP, LoRA of rank 16 with memory 11, squared FIP and DER++ 3 to 6 below, the five methods without a memory 37 below. On CIFAR-100 all lie within ten points. In the mean joint training leads by 4, LoRA with memory and FIP by KL are level with FIP, and the methods without a memory 15 to 19 below."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 15 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "With a memory all methods keep between 6 points less and 14 more than FIP; without one, nothing is kept. Difference of each method’s test accuracy to that of FIP, the line at 0. Dots are means over five seeds, or three; bars are 95 % t-intervals of the paired differences; the grey band is a point either way.", "name": "fig-vision-rivals"}, "image": {"alt": "Three panels with a row for each method. On CIFAR-10 joint training is 14 points beyond FIP, LoRA of rank 16 with memory 11, squared FIP and DER++ 3 to 6 below, the five methods without a memory 37 below. On CIFAR-100 all lie within ten points. In the mean joint training leads by 4, LoRA with memory and FIP by KL are level with FIP, and the methods without a memory 15 to 19 below."}}
 by = {what: rows.pivot(index="seed", columns="arm", values=what) for what in TASKS}
 lead = {what: 100 * frame.sub(frame["FIP"], axis=0) for what, frame in by.items()}
 names = lead["mean"].mean().drop("FIP").sort_values().index
@@ -1028,25 +1030,25 @@ plt.show()
 
 # %% tags=["remove-input"]
 COLUMNS = {
-    "old": "CIFAR-10, %", "old_told": "CIFAR-10, told, %", "new": "CIFAR-100, %",
-    "new_told": "CIFAR-100, told, %", "mean": "mean, %",
+    "old": "old, %", "old_told": "old, told, %", "new": "new, %",
+    "new_told": "new, told, %", "mean": "mean, %",
 }  # fmt: skip
 table = [
     {
         "method": name,
         **{title: pages.percent(part[what]) for what, title in COLUMNS.items()},
-        "distance": f"{part.apart.mean():.1f}",
-        "length": f"{part.length.mean():.1f}",
-        "seeds": len(part),
+        "gone (path)": f"{part.apart.mean():.1f} ({part.length.mean():.1f})",
     }
     for name, part in sorted(rows.groupby("arm"), key=lambda x: -x[1]["mean"].mean())
 ]
 pages.table(
     pd.DataFrame(table),
     "Joint training leads; LoRA with the memory and FIP follow within four points; "
-    "without a memory all lose the old classes. From the best mean to the worst: accuracy on test images among "
-    "all outputs and told the task; Euclidean distance from start to end, and "
-    "length of the path. Means and half of the 95 % t-interval over seeds.",
+    "without a memory all lose the old classes. From the best mean to the worst: "
+    "accuracy on test images among all outputs and told the task, on the old classes "
+    "(CIFAR-10) and the new (CIFAR-100); Euclidean distance from start to end, and "
+    "length of the path. Means and half of the 95 % t-interval over five seeds for "
+    "fine-tuning, FIP and LoRA 16, over three for the others.",
     name="tab-vision-accuracy",
     disable_numparse=True,
 )
@@ -1067,9 +1069,15 @@ if scale.name == "cpu":
     tried = search[(search.arm == "LoRA 16 with memory")]
     tried = tried.assign(rate=tried.setting.str[0], strength=tried.setting.str[1])
     tried = 100 * tried[tried.rate == 0.01].set_index("strength")[[*TASKS]]
-    assert tried["mean"][[6, 10]].round(1).to_list() == [46.0, 46.0]
-    assert tried.old[[6, 10]].round(1).to_list() == [53.1, 55.3]
-    assert tried.loc[1, ["old", "new"]].round(1).to_list() == [34.8, 51.8]
+    assert tried["mean"][[1, 6, 10]].round(1).to_list() == [43.3, 46.0, 46.0]
+    assert tried.old[[1, 6, 10]].round(1).to_list() == [34.8, 53.1, 55.3]
+    of_one = search[search.arm == "LoRA 1"]
+    slow = of_one.setting.str[0] <= 3e-4
+    still = 100 * of_one.loc[slow, [*TASKS]]
+    assert len(still) == 5
+    assert not still.new.any()
+    assert [still["mean"].min().round(1), still["mean"].max().round(1)] == [32.5, 33.1]
+    assert round(100 * of_one["mean"][~slow].max(), 1) == 29.1
     beyond_fip = lead["mean"].mean().round(1)
     assert beyond_fip[["FIP, squared", "DER++"]].to_list() == [-6.9, -5.4]
     assert estimate(lead["mean"]["FIP, KL"]) == [0.6, -0.6, 1.9]
@@ -1085,7 +1093,7 @@ if scale.name == "cpu":
 #
 # - **It is not the rank.** With a searched rate LoRA learns 61.6 % of the new classes at rank 1, 62.7 at rank 16 and 61.1 at the width of the network. The best rates are 0.02, 0.006 and
 #   0.003: the lower the rank, the higher the rate.
-# - **It is the rate** that ends it. With the paper's, which rises to 1, LoRA learns 16.4, 20.1 and 18.8 % at the three ranks, where chance among the new classes is 10; by momentum in place of AdamW 16.4, 21.9 and 26.8 (one seed). What
+# - **It is the rate** that keeps it from learning. With the paper's, which rises to 1, LoRA learns 16.4, 20.1 and 18.8 % at the three ranks, where chance among the new classes is 10; by momentum in place of AdamW 16.4, 21.9 and 26.8 (one seed). What
 #   sets the paper's 10 % at rank 1 apart from its 96.6 at rank 256, both by this rate, did not come out.
 # - **It is the memory** that keeps the old classes. Rank 16 goes from 0.0 to 48.3 % by it, rank 1 to 41.4.
 #
@@ -1161,10 +1169,11 @@ if scale.name == "cpu":
 # %% [markdown]
 # ## All on one plane
 #
-# {numref}`fig-vision-tasks` draws every arm by what it keeps and what it learns, as the paper's Fig. 2f. Where the paper has LoRA below and FIP above, we have two groups by the memory: the methods without on
-# the axis at the bottom, all others between 31 and 51 % of the old classes.
+# {numref}`fig-vision-tasks` draws every arm by what it keeps and what it learns, as the paper's Fig. 2f. There the memory parts the methods in two groups: those without one lie
+# at 0 % of the old classes, all others between 31 and 51 %.
 #
-# {numref}`fig-vision-plane` draws paths in weight space, as its Fig. 2d. FIP ends 8.6 from its start, fine-tuning 5.2, by the same rate. Farther is not better: joint training, the
+# {numref}`fig-vision-plane` draws paths in weight space, as its Fig. 2d. FIP ends 8.6 from its start, fine-tuning 5.2, by the same rate; the paths are
+# nearly twice as long, 16.0 and 9.9. Farther is not better: joint training, the
 # best in the mean, ends 3.7 away, and replay 4.7, at a rate a third as high; FIP by the squared distance goes farthest, 12.5, and is the last of those with a memory in the mean.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The figure, 20 lines", "code_prompt_hide": "Hide the code of the figure", "figure": {"caption": "The memory parts the methods, the rank does not. Each named dot is a method at the end of its walks, a mean over seeds; small grey dots are the settings of the search, after half of the steps and on held-out images.", "name": "fig-vision-tasks"}, "image": {"alt": "A plane of accuracy on CIFAR-10 against accuracy on CIFAR-100. Fine-tuning and LoRA lie on the axis at 0 % of CIFAR-10, between 57 and 65 % of CIFAR-100, LoRA at the paper’s rate on it between 16 and 27. All methods with a memory lie between 31 and 51 % of CIFAR-10 and 48 and 60 of CIFAR-100, joint training farthest to the right."}}
@@ -1210,6 +1219,8 @@ if scale.name == "cpu":
     went = rows.groupby("arm").apart.mean().round(1)
     assert went[["FIP", "fine-tuning", "joint"]].to_list() == [8.6, 5.2, 3.7]
     assert went[["replay", "FIP, squared"]].to_list() == [4.7, 12.5]
+    lengths = rows.groupby("arm").length.mean().round(1)
+    assert lengths[["FIP", "fine-tuning"]].to_list() == [16.0, 9.9]
     assert [chosen[name][0] for name in ("FIP", "fine-tuning", "replay", "joint")] == [
         0.03, 0.03, 0.01, 0.01,
     ]  # fmt: skip
@@ -1479,7 +1490,7 @@ if scale.name == "cpu":
 # The mean of both accuracies chooses the setting of a method with a memory. Why would it be a poor judge of one without?
 # :::{dropdown} Solution
 # Not to move at all keeps the old classes whole and learns nothing: here a mean of a half of 66 %. Learning the new classes and losing the old ones gives a half of what is learned. If the
-# new classes are harder than the old ones, the mean prefers not to learn; the search for rank 1 found just that, at rates of 0.0001 and below.
+# new classes are harder than the old ones, the mean prefers not to learn. The search for rank 1 found just that: at rates of 0.0003 and below, which learn nothing, the means are 32.5 to 33.1 %, at the best of those that learn 29.1.
 # :::
 # ::::
 #
