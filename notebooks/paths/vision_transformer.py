@@ -1111,7 +1111,7 @@ for method in FIVE:
             )
         else:
             ax.plot(steps, curve[0], color=colour_of(method), label=method)
-        ax.set(title=TASKS[what], xlabel="step")
+        ax.set(title=TASKS[what], xlabel="step", xticks=range(0, scale.steps, 100))
 axes[0].set(ylabel="test accuracy, all outputs, %")
 axes[1].legend(fontsize=9)
 plt.show()
