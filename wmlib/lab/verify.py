@@ -154,19 +154,24 @@ def _checkout(commit: str) -> Path:
     return folder
 
 
+_unfinished: dict[str, dict[str, Any]] = {}  # of one call of `verify`: scripts that stopped, by what `_old` would keep
+
+
 def _old(commit: str, chapter: str, preset: str) -> dict[str, Any] | None:
     """What the sweeps of a chapter were at a commit; None if it had no such chapter."""
     # What is seen of a commit hangs on how digests are made today.
     asked_by = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("_replay.py", "fingerprints.py"))
     name = f"{chapter.replace('/', '-')}-{preset}-{commit}-{hashlib.sha256(asked_by).hexdigest()[:8]}.json"
     kept = _KEPT / "seen" / name
+    if name in _unfinished:
+        return _unfinished[name]
     if not kept.exists():
         if not (root := _checkout(commit)).joinpath("notebooks", f"{chapter}.py").exists():
             return None
         print(f"asking {chapter} of {commit[:12]}", file=sys.stderr, flush=True)
         seen = _replay(root, chapter, preset, {})
         if seen["stopped"]:  # where rows are missing: more is seen when they are there
-            return seen
+            return _unfinished.setdefault(name, seen)
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_name(f"{kept.name}.{os.getpid()}")
         partial.write_text(json.dumps(seen))
@@ -220,6 +225,7 @@ def verify(
     **Returns:** for each experiment and old digest a mapping with `experiment`, `rows`, `from`, `to`, `how` ("fresh",
     "moved", "verified", "left", or what is wrong) and, where it was verified, `runs`, `largest` and `seconds`.
     """
+    _unfinished.clear()
     seen = _replay(_ROOT, chapter, preset, {})
     calls = [c for c in seen["calls"] if experiment in (None, c["experiment"])]
     if experiment and not calls:
