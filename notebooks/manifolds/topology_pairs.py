@@ -197,6 +197,7 @@ def patches(h):
     )
 
 
+# %%
 def combined(h, a, weight, bias):
     """Σ a_k (P_k h + b_k): h (batch, …, in), a (batch, n), weight (n, in, out)."""
     n, inputs, out = weight.shape
