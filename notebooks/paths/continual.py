@@ -785,24 +785,28 @@ axes[1].legend(fontsize=9, loc="lower right")
 plt.show()
 
 # %% tags=["remove-input"]
-REFERENCE = {
-    "fine-tuning, as published": "39.5 and 87.8",
-    "FIP, as published": "93.7 and 87.6",
-}
+REFERENCE = recorded_runs("continual_authors", "cpu", results=book_results())
+REFERENCE = {f"{arm}, as published": runs for arm, runs in REFERENCE.groupby("arm")}
 enough = scale.seeds > 1  # for an interval
 table = [
     {
         "walk": arm,
         **{f"{NAMES[m]}, %": in_points(part[m]) for m in NAMES if enough},
-        "reference run, %": REFERENCE.get(arm, "–"),
+        **{
+            f"{NAMES[m]}, authors' network, %": in_points(REFERENCE[arm][m])
+            if arm in REFERENCE
+            else "–"
+            for m in NAMES
+            if m != "mean"
+        },
     }
     for arm in ARMS
     for part in [published[published.arm == arm]]
 ]
 pages.table(
     pd.DataFrame(table),
-    "FIP as published keeps more of the digits than in the reference run of the authors' network, and learns less of the"
-    " clothes. Test accuracy with 95 % t-intervals over the seeds; the reference run's on digits and clothes.",
+    "FIP as published keeps more of the digits here than with the authors' network, and learns less of the clothes. Test accuracy with"
+    f" 95 % t-intervals over five seeds; of the authors' network in PyTorch over three, {len(pd.concat(REFERENCE))} runs of {{doc}}`continual_fair`.",
     name="tab-continual-published",
     disable_numparse=True,
 )
@@ -811,10 +815,9 @@ pages.table(
 # {numref}`fig-continual-published` and {numref}`tab-continual-published` show the walks. The algorithm does what the paper says: at its end
 # FIP is right on twenty points more of the digits than fine-tuning, and on as many of the clothes.
 #
-# The two numbers of the *reference run* are from one run with the network and the settings of the authors' public code, and with a
-# fixed copy of the first network to stay close to, as the paper describes it ({ref}`erratum 23 <erratum-23>`). They are typed here,
-# for orientation; no rows of it are recorded in this book. Our network keeps more of the digits than that one and learns the
-# clothes more slowly, as does fine-tuning.
+# Beside them stands the network of the authors' public code, in PyTorch, with their settings and with a fixed copy of the first network to stay
+# close to, as the paper describes it ({ref}`erratum 23 <erratum-23>`); {doc}`continual_fair` has its code and its rows. Our network keeps more of the
+# digits than that one, by 1.6 points with FIP and 13 without, and learns less of the clothes, by 1.6 and 2.0.
 #
 # The published learning rate is a careful one. The tuned FIP takes ten times larger steps. It reaches on the clothes what joint
 # training reaches, and gives up less than two points of the digits for it. The distance that the search chose among the four is the squared one:
@@ -833,9 +836,13 @@ if scale.name == "cpu":
     slow, ours, better, ceiling = (mean_of(published, arm=arm) for arm in ARMS)
     assert 0.19 < ours.on_first - slow.on_first < 0.205
     assert abs(ours.on_second - slow.on_second) < 0.005
-    assert ours.on_first > 0.937 > 0.395
-    assert ours.on_second < 0.876
-    assert slow.on_second < 0.878
+    theirs = [
+        mean_of(REFERENCE[f"{arm}, as published"].assign(mean=0, displacement=0))
+        for arm in ("fine-tuning", "FIP")
+    ]
+    less = [(100 * (a - b)).round(1) for a, b in zip((slow, ours), theirs, strict=True)]
+    assert [round(d.on_first) for d in less] == [13, 2] and less[1].on_first == 1.6
+    assert [d.on_second for d in less] == [-2.0, -1.6]
     assert abs(better.on_second - ceiling.on_second) < 0.005
     assert 0 < ceiling.on_first - better.on_first < 0.02
     assert tuned == "FIP, squared"
@@ -1092,7 +1099,8 @@ if scale.name == "cpu":
 # **What the paper says.**
 #
 # - FIP as published reaches what the reference run reached: {claim}`1 mixed`. The digits are above it, the clothes below, both by
-#   more than a point.
+#   more than a point. That was one run with the authors' network, 93.7 % of the digits and 87.6 % of the clothes, which is not recorded; three
+#   that are say 95.0 and 86.7.
 # - Fine-tuning forgets and FIP does not: {claim}`2 reproduced`.
 # - FIP explores, that is, it ends farther from its start than fine-tuning: {claim}`3 undecided`. Both end equally far, to within 2 %: there is no
 #   difference that would matter. This claim was sharpened after its rows.
@@ -1159,7 +1167,7 @@ if scale.name == "cpu":
 #   seeds are those of the search, which saw their validation images.
 # - **What was not searched.** DER++'s α : β; momentum, for any method; for exact directions the metric, the dimension of the basis and the schedule.
 # - **Memories** are drawn at random, not by class. With 500, exact directions, L2 and two of the distances were left out.
-# - **One head, tested with all twenty outputs.** Accuracy among the ten outputs of the right task is not recorded.
+# - **One head, tested with all twenty outputs.** Accuracy among the ten outputs of the right task is in {doc}`continual_fair`, and so is a wider search.
 # - **One pair of tasks, in one order.** A second task that contradicted the first would leave less room.
 #
 # ## Exercises
@@ -1202,6 +1210,7 @@ if scale.name == "cpu":
 #
 # ## Next
 #
+# - The same methods, each searched until its best lies inside what was tried or for five rounds, with all memories in every step, and told the task: {doc}`continual_fair`.
 # - A walk with the same penalty, and a sparse network in place of a second task: {doc}`sparsity`.
 # - More tasks in sequence, and the transformers of the paper's Fig. 2.
 # - The best settings lie between keeping and learning at a point that validation images of *both* tasks chose. A method that
