@@ -726,7 +726,7 @@ plt.show()
 # ## Verdict
 #
 # {numref}`fig-pairs-verdicts` draws the claims and {numref}`tab-pairs-verdicts` lists them. They and their margin of one point were written before these rows.
-# What was known then are three other seeds of seven of the fourteen arms, at rates searched at ten epochs. None is the paper's: it calls the right topology an
+# What was known then are three other seeds of seven of the fourteen arms, at rates searched at two epochs. None is the paper's: it calls the right topology an
 # inductive bias, and has no experiment with two contexts. What the words mean is said in {doc}`/book/verdicts`.
 
 # %% tags=["remove-input"]
