@@ -23,7 +23,7 @@ from bs4 import BeautifulSoup, Tag
 # The chapters in the new form. Each new chapter is added here.
 CHAPTERS = ("manifolds/rotated_images", "manifolds/rotated_longer", "manifolds/topology", "manifolds/spheres")
 CHAPTERS += ("manifolds/curvature", "paths/continual", "paths/language", "paths/sequences")
-CHAPTERS += ("paths/vision_transformer", "paths/continual_fair")
+CHAPTERS += ("paths/vision_transformer", "paths/continual_fair", "manifolds/topology_pairs")
 WIDTH, LINES, WORDS = 88, 200, 160
 
 

@@ -55,7 +55,7 @@ def _contents() -> list[str]:
 
 # Chapters whose runs are still being recorded: tests run them, and the book has them when their rows are complete.
 IN_PREPARATION = ["notebooks/paths/sparsity_longer"]
-IN_PREPARATION += [f"notebooks/manifolds/{name}" for name in ("topology_pairs", "confirmed", "optimisers_longer")]
+IN_PREPARATION += [f"notebooks/manifolds/{name}" for name in ("confirmed", "optimisers_longer")]
 
 
 def test_the_contents_list_every_page_once_and_no_other():

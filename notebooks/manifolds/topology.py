@@ -940,7 +940,7 @@ Markdown(
 # - **The metric is uniform** over all contexts also where training sees few of them, as in the paper; {doc}`metrics` shows
 #   how far the two can be apart.
 #
-# Next: more seeds (raise `seeds` and rerun, no run is repeated), and rates searched at the full length. In all of this the context is
+# Next: {doc}`topology_pairs` has five seeds at twenty epochs, each arm at a rate searched there. In all of this the context is
 # given; {doc}`hidden_context` is about one that is not.
 #
 # ## Exercises
