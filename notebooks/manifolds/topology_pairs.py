@@ -14,7 +14,7 @@
 # # Two contexts at once, trained four times as long
 #
 # An image is turned and noisy, or turned and tinted, and training sees a quarter of the pairs. {doc}`topology` asked
-# after five epochs whether the product of two manifolds is the right shape for that. Here it is twenty, at rates searched for twenty.
+# after five epochs whether a product of manifolds is the right shape. Here it is twenty, at rates searched there.
 
 # %% tags=["remove-input"]
 import matplotlib.pyplot as plt
@@ -35,16 +35,16 @@ def above(task, a, b, metric="unseen"):
 
 
 pages.findings(
-    "On pairs never seen together the right product is below a network that is told nothing: at a level of noise it knows the angles "
-    "seen at that level. On the pairs seen it is not below. An ellipse that hears of the angle alone leads that network beside noise.",
+    "On pairs never seen together the right product is below a network that is told nothing; on the pairs seen it is not. "
+    "An ellipse that hears of the angle alone leads that network beside noise.",
     {
-        "noise, unseen pairs: right product minus no conditioning": above(
+        "noise, unseen: right product minus no conditioning": above(
             "cylinder", "cylinder", "none"
         ),
-        "hue, unseen pairs: right product minus no conditioning": above(
+        "hue, unseen: right product minus no conditioning": above(
             "torus", "torus", "none"
         ),
-        "noise, unseen pairs: the angle alone minus no conditioning": above(
+        "noise, unseen: angle alone minus no conditioning": above(
             "cylinder", "angle alone", "none"
         ),
     },
@@ -675,7 +675,7 @@ display(pages.table(
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "How it is drawn, 34 lines", "code_prompt_hide": "Hide it", "figure": {"caption": "At a level of noise, or a hue, products know the angles that they saw there. Test accuracy by the distance of the angle from the nearest angle seen at the same level or hue; at 0 the pair itself was seen. Means over five seeds, bars are 95 % t-intervals; the colours are those of the figure before.", "name": "fig-pairs-distance"}, "image": {"alt": "Two panels of accuracy against degrees. With noise the cylinder falls from 38.6 to 24.1 % at 90 degrees, noise alone from 37.2 to 24.8, the angle alone from 42.0 to 41.6; no conditioning stays at 37. With hue the torus falls from 42.5 to 23.7 at 135 degrees, hue alone from 40.3 to 26.2; no conditioning stays at 35."}}
 def by_distance(task, method):
-    """Accuracy by the steps to the nearest angle seen at the same level, (seeds, steps)."""
+    """Accuracy by steps to the nearest angle seen at the same level, (seeds, steps)."""
     angles, levels = LEVELS[task]
     found = []
     for row in rows[(rows.task == task) & (rows.method == method)].itertuples():

@@ -235,13 +235,14 @@ def changed(method, gradient, recalled, kept, margin):
     return gradient - kept.T @ (kept @ gradient)
 
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Learning by many networks at once, 36 lines", "code_prompt_hide": "Hide it"}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Learning by many networks at once, 37 lines", "code_prompt_hide": "Hide it"}
 @functools.partial(jax.jit, static_argnums=0)
 def learn(method, starts, kept, settings, seeds, rows, recalled, new, old, told):
     """Many networks learn a task by a method: SGD with momentum 0.9.
 
     `starts`, `kept`, `told` (outputs on the old images), `rows` (of minibatches) and
-    `recalled` (rows of memories, by step) are by seed; a network has its seed and setting.
+    `recalled` (rows of memories, by step) are by seed; a network has its seed and
+    setting.
     """
 
     def one(setting, seed):
@@ -599,7 +600,7 @@ def exact_round(places):
 
 
 def unbounded(best, tried):
-    """Whether on some side of the best nothing was tried, within a step off its axis."""
+    """Whether on a side of the best nothing was tried, within a step off its axis."""
     off = {p: [abs(a - b) > 1 for a, b in zip(p, best, strict=True)] for p in tried}
     for axis in range(len(best)):
         near = [p for p in tried if not any(off[p][:axis] + off[p][axis + 1 :])]
