@@ -74,7 +74,7 @@ import wmlib as wm
 #
 # Two contexts make a grid of pairs: 16 angles by 4 levels of noise, a cylinder, or 8 angles by 8 hues, a torus. Training sees each angle and
 # each level equally often, and most of their combinations never. The basis functions of a product of manifolds are
-# products $a_j(s)\, b_k(t)$. So what such a product learns about an angle at one level, it says about that angle at another.
+# products $a_j(s)\, b_k(t)$. So what such a product learns about an angle at one level, it would say about that angle at another.
 #
 # For noise, which has two ends, the right product is a cylinder, and a torus is wrong; for hue, which closes, the torus is right.
 #
@@ -649,7 +649,7 @@ def minus(task, method, metric):
 SHOWN = ("unseen", "seen", "gap", "between")
 table = pd.DataFrame([
     {
-        "contexts": f"angle and {OTHER[arm['task']]}",
+        "angle and": OTHER[arm["task"]],
         "the right product minus": name_of(arm["task"], arm["method"]),
         **{metric: minus(arm["task"], arm["method"], metric) for metric in SHOWN},
     }
