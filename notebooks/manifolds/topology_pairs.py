@@ -591,8 +591,8 @@ Markdown(
 TASKS = list(dict.fromkeys(arm["task"] for arm in arms))
 OTHER = {"cylinder": "noise", "torus": "hue"}
 COLOURS = {
-    "right": "#0072B2", "wrong": "#BB4D36", "alone": "#A5188A", "small": "#56B4E9",
-    "other": "#3B7D4F",
+    "right": "#0072B2", "wrong": "#BB4D36", "alone": "#A5188A", "small": "#5624EB",
+    "other": "#249B60",
     "none": figures.METHOD_COLOURS["none"], "concat": figures.METHOD_COLOURS["concat"],
 }  # fmt: skip
 
