@@ -470,7 +470,7 @@ print(f"they end {gap:.0e} apart, {far:.0e} from the start")
 assert gap < 1e-3 * far
 
 # %% [markdown]
-# ## A search that ends inside
+# ## A search in rounds
 #
 # A setting is a place on a lattice: the rate $10^{i/4}$, the strength $1.5^j$ and, for DER++, the ratio $2.25^k$ of its two terms. Each method begins
 # about the setting that {doc}`continual` had chosen for it, with ten places; exact directions by the squared distance, which were not run there, about
