@@ -817,8 +817,8 @@ if scale.name == "cpu":
 #
 # What limits every chapter is said in {doc}`/book/verdicts`. This chapter's own limits are these.
 #
-# - **No conditioning is searched more coarsely.** It alone had its best rate at an end, the lowest, on both tasks, and so its second five rates lie below; the best, 0.005,
-#   has 0.0035 and 0.01 beside it, where the others have a grid of a quarter to a half of that. A better rate between them would raise it, and with it claims 2, 6 and 7 would be weaker.
+# - **No conditioning is searched more coarsely.** It alone had its best rate at an end, the lowest, on both tasks, and so its second five rates lie below. Its best, 0.005,
+#   has neighbours at factors of 1.4 and 2, those of the others at 1.2 to 1.3. A better rate between them would raise it; claims 2, 6 and 7 would then be weaker, and the first more so contradicted.
 # - **The search** has one seed with one draw of pairs, ten rates, and 5,000 images, on which an accuracy is known to 0.7 points. Its judge is the accuracy in pairs that training
 #   sees. Momentum was not searched; the size of the start has two values for the right product and one for every other manifold.
 # - **Equal epochs**, and not equal work or equal weights: a step of a torus takes about twice as long as one of a plain network, and changes nine times its weights. No

@@ -484,7 +484,7 @@ assert gap < 1e-3 * far
 # places tried on both sides, one step off the axis. FIP by the squared distance has nothing tried below its best strength, 0.026; at its rate strengths up
 # to five times as high are within 0.2 points of it ({numref}`tab-fair-search`).
 #
-# Two seeds, mean accuracy on validation images of both tasks, among all outputs.
+# The judge is the mean accuracy on validation images of both tasks, among all outputs, over two seeds.
 
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "The places that are tried, 67 lines", "code_prompt_hide": "Hide them"}
